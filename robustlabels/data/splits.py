@@ -1,0 +1,137 @@
+"""What a data set is: a training and a test split, each served in batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from robustlabels.errors import DataError
+
+
+class Split(Protocol):
+    """Samples by index, in batches.
+
+    ``batches`` yields, for each tensor of indices, ``x`` float32 (N, C, H, W) in [0, 1] and
+    ``y`` int64 (N,), both on ``device``.
+    """
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batches(
+        self, indices: Iterable[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One batch for each tensor of indices, in their order."""
+
+
+class TensorSplit:
+    """A split that lives in memory: on the device, where it is first used, as uint8 if it can be.
+
+    Args:
+        x: (N, C, H, W), uint8 in [0, 255] or floating in [0, 1].
+        y: int64 (N,).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        if x.dim() != 4 or y.dim() != 1 or len(x) != len(y):
+            raise DataError(
+                f"images must be (N, C, H, W) and labels (N,), not {tuple(x.shape)} "
+                f"and {tuple(y.shape)}"
+            )
+        self.x = x if x.dtype == torch.uint8 else x.float()
+        self.y = y.long()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def batches(
+        self, indices: Iterable[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Split`."""
+        self.x, self.y = self.x.to(device), self.y.to(device)
+        for index in indices:
+            index = index.to(device)
+            x = self.x[index]
+            yield (x.float().div_(255) if x.dtype == torch.uint8 else x), self.y[index]
+
+
+class MapSplit:
+    """A split behind a map-style torch data set, read by worker processes.
+
+    Args:
+        dataset: ``dataset[i]`` gives an image tensor (C, H, W) in [0, 1] and a class index.
+        num_workers: worker processes; 0 reads in this one.
+        collate_fn: as in ``torch.utils.data.DataLoader``.
+    """
+
+    def __init__(
+        self, dataset: Any, num_workers: int = 0, collate_fn: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self.collate_fn = collate_fn
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batches(
+        self, indices: Iterable[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Split`."""
+        loader = torch.utils.data.DataLoader(
+            self.dataset,
+            batch_sampler=[index.tolist() for index in indices],
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+            pin_memory=device.type == "cuda",
+        )
+        for x, y in loader:
+            yield x.to(device, torch.float32, non_blocking=True), torch.as_tensor(y).to(device).long()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, ready to train on and to be judged on.
+
+    Attributes:
+        name: as registered, or "user".
+        train: the training split, or None where there is none.
+        test: the test split, or None; never used to choose a checkpoint.
+        num_classes: K.
+        input_shape: (C, H, W).
+        mean: per channel, of the training images in [0, 1]; empty if unknown.
+        std: likewise.
+        classes: the classes' names; empty if unknown.
+        flip: whether a mirrored image is still the same class (digits are not).
+        note: what a reader of its figures must know ("" if nothing).
+        opaque: given from Python as a loader or data set: it can't be named in a config.
+    """
+
+    name: str
+    train: Split | None
+    test: Split | None
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: Sequence[str] = ()
+    flip: bool = False
+    note: str = ""
+    opaque: bool = False
+
+    def train_split(self) -> Split:
+        """The training split; a DataError if there is none."""
+        return self._required(self.train, "training")
+
+    def test_split(self) -> Split:
+        """The test split; a DataError if there is none."""
+        return self._required(self.test, "test")
+
+    def _required(self, split: Split | None, what: str) -> Split:
+        if split is None:
+            raise DataError(f"data set {self.name!r} has no {what} split")
+        return split

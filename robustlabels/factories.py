@@ -1,0 +1,132 @@
+"""Things by name: ``make_*`` and ``list_*``, plugins' included.
+
+The one module that turns names into objects, so that labels, attacks, models and data need not
+know of each other or of the plugin host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from robustlabels.errors import BadValueError
+from robustlabels.plugins import build, host
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustlabels.attacks import Attack
+    from robustlabels.data import DataSet
+
+
+def list_schemes() -> list[str]:
+    """Sorted names of the label schemes."""
+    return host()["schemes"].names()
+
+
+def list_trainers() -> list[str]:
+    """Sorted names of the trainers."""
+    return host()["trainers"].names()
+
+
+def list_attacks() -> list[str]:
+    """Sorted names of the attacks."""
+    return host()["attacks"].names()
+
+
+def list_models() -> list[str]:
+    """Sorted names of the models."""
+    return host()["models"].names()
+
+
+def list_datasets() -> list[str]:
+    """Sorted names of the data sets; a name that ends with a colon takes an argument."""
+    return host()["datasets"].names()
+
+
+def list_evaluations() -> list[str]:
+    """Sorted names of the evaluations."""
+    return host()["evaluations"].names()
+
+
+def make_scheme(name: str, num_classes: int, **params: Any) -> Any:
+    """A label scheme by name.
+
+    Args:
+        name: one of :func:`list_schemes`.
+        num_classes: K, the data set's classes, at least 2.
+        **params: the scheme's own. ``inner`` (of ``vs``) may be a name, or a table with ``name``
+            and parameters.
+
+    Returns:
+        The scheme, with every attribute of the contract.
+
+    Raises:
+        KeyError: no such scheme; the message has the nearest matches.
+        ValueError: a bad parameter, or what is registered is not a scheme.
+    """
+    inner = params.get("inner")
+    if isinstance(inner, str):
+        params["inner"] = make_scheme(inner, num_classes)
+    elif isinstance(inner, Mapping):
+        table = dict(inner)
+        if not isinstance(table.get("name"), str):
+            raise BadValueError("inner needs a name, e.g. inner={'name': 'adr'}")
+        params["inner"] = make_scheme(table.pop("name"), num_classes, **table)
+    made = build("schemes", name, params, num_classes=num_classes)
+    from robustlabels.labels import complete
+
+    return complete(made, name)
+
+
+def make_trainer(name: str, **params: Any) -> Any:
+    """A trainer by name; see :class:`robustlabels.training.Trainer`."""
+    made = build("trainers", name, params)
+    missing = [m for m in ("setup", "inputs", "loss") if not callable(getattr(made, m, None))]
+    if missing:
+        raise BadValueError(f"{name} is not a trainer: it lacks {', '.join(missing)}")
+    return made
+
+
+def make_attack(name: str, eps: float, norm: str = "Linf", **params: Any) -> Attack:
+    """An attack by name.
+
+    Args:
+        name: one of :func:`list_attacks`, e.g. ``pgd`` or ``torchattacks:PGD``.
+        eps: radius of the threat model, in the inputs' units ([0, 1]); above 0.
+        norm: "Linf" or "L2".
+        **params: the attack's own.
+    """
+    attack: Attack = build("attacks", name, params, eps=eps, norm=norm)
+    if not callable(attack):
+        raise BadValueError(f"{name} is not an attack: {type(attack).__name__} is not callable")
+    return attack
+
+
+def make_model(
+    name: str, num_classes: int, input_shape: tuple[int, int, int], **params: Any
+) -> nn.Module:
+    """A model by name, with random weights from torch's global generator.
+
+    Args:
+        name: one of :func:`list_models`.
+        num_classes: the number of logits.
+        input_shape: (C, H, W).
+        **params: the architecture's own; ``mean`` and ``std`` put a normalisation layer inside.
+    """
+    model: nn.Module = build(
+        "models", name, params, num_classes=num_classes, input_shape=input_shape
+    )
+    return model
+
+
+def make_dataset(name: str, root: str | None = None, **params: Any) -> DataSet:
+    """A data set by name; nothing is ever downloaded.
+
+    Args:
+        name: one of :func:`list_datasets`, ``npz:PATH`` or ``folder:PATH``.
+        root: the folder that holds the data, for those that are not embedded.
+        **params: the data set's own.
+    """
+    data: DataSet = build("datasets", name, params, root=root)
+    return data

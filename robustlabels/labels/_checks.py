@@ -1,0 +1,96 @@
+"""Checks of what users hand to a label scheme. Shapes are free; values cost a look at the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustlabels.errors import BadValueError
+
+Schedule = tuple[float, float]
+
+
+def check_count(name: str, value: int, low: int) -> int:
+    """An integer of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise BadValueError(f"{name} must be an integer of at least {low}, not {value!r}")
+    return value
+
+
+def check_share(name: str, value: float) -> float:
+    """A number in [0, 1]."""
+    if not _is_number(value) or not 0.0 <= value <= 1.0:
+        raise BadValueError(f"{name} must be a number in [0, 1], not {value!r}")
+    return float(value)
+
+
+def check_positive(name: str, value: float, *, infinite: bool = False) -> float:
+    """A number above 0, finite unless ``infinite``; at least 1e-30, where float32 can divide."""
+    if not _is_number(value) or not value >= 1e-30 or (math.isinf(value) and not infinite):
+        allowed = "a number above 0" + (" (inf is allowed)" if infinite else "")
+        raise BadValueError(f"{name} must be {allowed}, not {value!r}")
+    return float(value)
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """One of ``allowed``."""
+    if value not in allowed:
+        raise BadValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def check_schedule(name: str, value: float | Sequence[float]) -> Schedule:
+    """A pair (start, end) of training, or one number for both."""
+    if _is_number(value):
+        return float(value), float(value)  # type: ignore[arg-type]
+    if isinstance(value, Sequence) and len(value) == 2 and all(map(_is_number, value)):
+        return float(value[0]), float(value[1])
+    raise BadValueError(f"{name} must be a number or a pair (start, end), not {value!r}")
+
+
+def check_progress(progress: float) -> float:
+    """How far training is, in [0, 1]."""
+    return check_share("progress", progress)
+
+
+def check_targets(y: Tensor, num_classes: int, check_values: bool) -> None:
+    """``y`` is int64 (N,) with values in [0, num_classes)."""
+    if not isinstance(y, Tensor):
+        raise BadValueError(f"y must be a torch.Tensor, not {type(y).__name__}")
+    if y.dtype != torch.int64:
+        raise BadValueError(
+            f"y must hold class indices as torch.int64, not {y.dtype} (y.long() converts)"
+        )
+    if y.dim() != 1:
+        raise BadValueError(f"y must have shape (N,), not {tuple(y.shape)}")
+    if check_values and y.numel():
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= num_classes:
+            raise BadValueError(
+                f"y must be in [0, {num_classes - 1}] for {num_classes} classes, "
+                f"but has values from {low} to {high}"
+            )
+
+
+def check_logits(
+    name: str, logits: Tensor, batch: int, widths: Sequence[int], check_values: bool
+) -> None:
+    """``logits`` is a floating (batch, one of widths) tensor without NaN or infinity."""
+    if not isinstance(logits, Tensor):
+        raise BadValueError(f"{name} must be a torch.Tensor, not {type(logits).__name__}")
+    if not logits.is_floating_point():
+        raise BadValueError(f"{name} must be floating point, not {logits.dtype}")
+    if logits.dim() != 2 or logits.shape[0] != batch or logits.shape[1] not in widths:
+        allowed = " or ".join(str((batch, w)) for w in dict.fromkeys(widths))
+        raise BadValueError(f"{name} must have shape {allowed}, not {tuple(logits.shape)}")
+    if check_values and not bool(torch.isfinite(logits).all()):
+        raise BadValueError(f"{name} must be finite, but has NaN or infinite values")
+
+
+def _is_number(value: object) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    )

@@ -1,0 +1,22 @@
+"""Attacks: one small protocol, a fast native PGD, and adapters for what others have."""
+
+from __future__ import annotations
+
+from robustlabels.attacks.base import Attack, held_still
+from robustlabels.threat import parse_eps
+from robustlabels.attacks.fgsm import FGSM
+from robustlabels.attacks.from_torchattacks import TorchAttack, TorchAttackFamily
+from robustlabels.attacks.official_autoattack import AutoAttack
+from robustlabels.attacks.pgd import PGD
+from robustlabels.hookspecs import Register, hookimpl
+
+__all__ = ["FGSM", "PGD", "Attack", "AutoAttack", "TorchAttack", "held_still", "parse_eps"]
+
+
+@hookimpl
+def register_attacks(register: Register) -> None:
+    """The native attacks, the official AutoAttack, and the torchattacks family."""
+    register("pgd", PGD)
+    register("fgsm", FGSM)
+    register("autoattack", AutoAttack)
+    register("torchattacks:", TorchAttackFamily())

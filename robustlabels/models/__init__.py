@@ -1,0 +1,41 @@
+"""Architectures by name, and what a label scheme asks of a model's last layer.
+
+A model factory is called as ``factory(num_classes=K, input_shape=(C, H, W), mean=None, std=None,
+**its own parameters)`` and returns an ``nn.Module`` from images (N, C, H, W) in [0, 1] to logits
+(N, K). Importing this package loads neither torchvision nor timm.
+"""
+
+from __future__ import annotations
+
+from robustlabels.hookspecs import Register, hookimpl
+from robustlabels.models.convnets import lenet, small_cnn
+from robustlabels.models.heads import RealClasses, adapt_model, real_classes
+from robustlabels.models.mlp import linear, mlp
+from robustlabels.models.normalize import Normalize
+from robustlabels.models.preact_resnet import preactresnet18
+from robustlabels.models.torchvision_models import mobilenet_v2, resnet18, vgg16
+from robustlabels.models.vit import vit_tiny
+from robustlabels.models.wide_resnet import wrn_28_10, wrn_34_10
+
+__all__ = ["Normalize", "RealClasses", "adapt_model", "real_classes"]
+
+MODELS = {
+    "linear": linear,
+    "mlp": mlp,
+    "lenet": lenet,
+    "small-cnn": small_cnn,
+    "resnet18": resnet18,
+    "preactresnet18": preactresnet18,
+    "wrn-28-10": wrn_28_10,
+    "wrn-34-10": wrn_34_10,
+    "vgg16": vgg16,
+    "mobilenet-v2": mobilenet_v2,
+    "vit-tiny": vit_tiny,
+}
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    """The eleven of the design's section 5."""
+    for name, factory in MODELS.items():
+        register(name, factory)

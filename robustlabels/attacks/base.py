@@ -1,0 +1,68 @@
+"""What an attack is, and how a model is held while it is attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+
+class Attack(Protocol):
+    """An untargeted evasion attack.
+
+    ``factory(eps=float, norm="Linf"|"L2", **params)`` makes one. Calling it leaves the model as
+    it was: modes and ``requires_grad`` of every module and parameter are restored, also after an
+    exception.
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Adversarial inputs.
+
+        Args:
+            model: maps (N, C, H, W) in [0, 1] to logits (N, D).
+            x: (N, C, H, W), floating, in [0, 1].
+            y: int64 (N,), or soft labels (N, D) for attacks that take them.
+
+        Returns:
+            (N, C, H, W) in [0, 1], detached, on x's device.
+        """
+
+
+@contextmanager
+def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
+    """Set the model's mode and freeze its parameters; restore each module and parameter.
+
+    Frozen parameters spare the attack their gradients, a third of each backward pass.
+
+    Args:
+        model: any module.
+        mode: "eval"; "train"; or "train-but-norm": train mode with batch norm and dropout in
+            eval mode (RNNs need it).
+    """
+    modules = {m: m.training for m in model.modules()}
+    parameters = {p: p.requires_grad for p in model.parameters()}
+    try:
+        model.train(mode != "eval")
+        if mode == "train-but-norm":
+            for module in modules:
+                if isinstance(module, _BatchNorm | _DropoutNd):
+                    module.training = False
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modules.items():
+            module.training = training  # not .train(): that would recurse into the children
+        for parameter, requires_grad in parameters.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
+    """d loss / d x, zero where the loss does not depend on x; nothing else is accumulated."""
+    (grad,) = torch.autograd.grad(loss, x, allow_unused=True)
+    return torch.zeros_like(x) if grad is None else grad

@@ -1,0 +1,230 @@
+"""What a run is made of: validated by pydantic, read from and written to TOML.
+
+Tables with a ``name`` (labels, trainer, attack, model) hold the named thing's own parameters
+beside it; that thing checks them when it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from robustlabels.errors import BadValueError, nearest
+from robustlabels.threat import parse_eps
+
+Scalar = str | int | float | bool
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Named(BaseModel):
+    """A thing by name, with its own parameters beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerConfig(_Section):
+    """The optimizer: SGD with Nesterov momentum, or AdamW."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """``lr``, or the optimizer's usual one: .1 for SGD, .001 for AdamW."""
+        return self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 1e-3}[self.name]
+
+
+class ScheduleConfig(_Section):
+    """The learning rate over training, updated every step."""
+
+    name: Literal["step", "cosine", "cyclic", "constant"] = "step"
+    milestones: list[Annotated[float, Field(gt=0)]] = [0.5, 0.75]
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    peak: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AugmentConfig(_Section):
+    """Augmentation on the device: a random crop after zero padding, and a mirror image."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class Config(_Section):
+    """Everything that determines a training run."""
+
+    dataset: str = "digits"
+    data_root: str | None = None
+    model: Named = Named(name="small-cnn")
+    labels: Named = Named(name="one-hot")
+    trainer: Named = Named(name="pgd-at")
+    attack: Named | None = None
+    eps: float | str = "8/255"
+    norm: Literal["Linf", "L2"] = "Linf"
+    teacher: str | None = None
+    epochs: Annotated[int, Field(ge=1)] = 30
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: AugmentConfig = AugmentConfig()
+    normalize: bool = False
+    weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = None
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    validation: Annotated[int, Field(ge=0)] | Fraction01 | None = None
+    validate_every: Annotated[int, Field(ge=1)] = 1
+    save_every: Annotated[int, Field(ge=1)] | None = None
+    deterministic: bool = False
+    device: str = "auto"
+
+    @field_validator("eps")
+    @classmethod
+    def _eps(cls, value: float | str) -> float | str:
+        parse_eps(value, "L2")  # the upper bound depends on the norm; checked when it is used
+        return value
+
+    @property
+    def radius(self) -> float:
+        """``eps`` as a float."""
+        return parse_eps(self.eps, self.norm)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """A validated config.
+
+    Raises:
+        ValueError: one line that names the field, its value and what is allowed.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise BadValueError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier())
+    if first["type"] == "extra_forbidden":
+        parent: Any = Config.model_fields
+        if len(first["loc"]) > 1:
+            section = Config.model_fields[str(first["loc"][0])].annotation
+            parent = getattr(section, "model_fields", {})
+        return f"unknown field {where!r}; {nearest(str(first['loc'][-1]), parent)}"
+    given = first["input"]
+    shown = "" if isinstance(given, dict) else f", not {given!r}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; a BadValueError in one line if it can't be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadValueError(f"cannot read {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadValueError(f"{path} is not TOML: {' '.join(str(error).split())}") from None
+
+
+def set_field(values: dict[str, Any], assignment: str) -> None:
+    """Apply ``--set a.b=value`` in place; the value is TOML (a bare word is a string).
+
+    Raises:
+        ValueError: there is no ``=``, or a part of the path is not a table.
+    """
+    path, equals, text = assignment.partition("=")
+    keys = [k.strip() for k in path.split(".")]
+    if not equals or not all(keys):
+        raise BadValueError(f"--set takes field=value, e.g. labels.alpha=0.3, not {assignment!r}")
+    table = values
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if isinstance(inner, str):  # a name alone, e.g. labels = "als"
+            inner = table[key] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise BadValueError(f"--set {assignment}: {key!r} is not a table")
+        table = inner
+    table[keys[-1]] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def write_toml(values: Mapping[str, Any]) -> str:
+    """TOML text of nested dicts with string keys; None is left out, as TOML has no null."""
+    return "\n".join(_table(values, ())).strip() + "\n"
+
+
+def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [f"{_key(k)} = {_literal(v)}" for k, v in values.items() if _is_plain(v)]
+    for key, inner in values.items():
+        if isinstance(inner, Mapping):
+            here = (*path, key)
+            lines += ["", f"[{'.'.join(map(_key, here))}]", *_table(inner, here)]
+    return lines
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, Mapping)
+
+
+def _key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else _text(key)
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if math.isnan(value) or math.isinf(value):
+            return {True: "inf", False: "nan"}[math.isinf(value)] if value != -math.inf else "-inf"
+        return repr(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_literal(v) for v in value)}]"
+    raise BadValueError(f"{value!r} ({type(value).__name__}) has no TOML form")

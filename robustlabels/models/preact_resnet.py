@@ -1,0 +1,115 @@
+"""Pre-activation ResNet-18 for small images; torchvision has none.
+
+State-dict keys are those of kuangliu/pytorch-cifar and of the adversarial-training code that grew
+from it (Rice 2020, AWP, RobustBench), so that their checkpoints load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlabels.models._checks import check_dropout, check_io
+from robustlabels.models.normalize import normalized
+
+STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
+"""Channels and first stride of the four stages, two blocks each."""
+
+
+class PreActBlock(nn.Module):
+    """BN, ReLU, conv, twice, plus the identity or a 1x1 convolution (He 2016b).
+
+    Args:
+        channels: of the input.
+        planes: of the output.
+        stride: of the first convolution and of the shortcut.
+        preact_shortcut: the 1x1 convolution sees the activated input, not the raw one.
+    """
+
+    def __init__(
+        self, channels: int, planes: int, stride: int, preact_shortcut: bool = False
+    ) -> None:
+        super().__init__()
+        self.preact_shortcut = preact_shortcut
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.shortcut: nn.Module = nn.Identity()
+        self.projects = stride != 1 or channels != planes
+        if self.projects:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, planes, 1, stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, planes, H / stride, W / stride)."""
+        active = F.relu(self.bn1(x))
+        residual = self.shortcut(active if self.projects and self.preact_shortcut else x)
+        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return out + residual
+
+
+class PreActResNet18(nn.Module):
+    """The network; see :func:`preactresnet18`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 3,
+        final_bn: bool = True,
+        preact_shortcut: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        before = 64
+        for i, (planes, stride) in enumerate(STAGES, start=1):
+            blocks = (
+                PreActBlock(before, planes, stride, preact_shortcut),
+                PreActBlock(planes, planes, 1, preact_shortcut),
+            )
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+            before = planes
+        self.bn = nn.BatchNorm2d(before) if final_bn else None
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(before, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K)."""
+        out = self.conv1(x)
+        for i in range(1, len(STAGES) + 1):
+            out = self.get_submodule(f"layer{i}")(out)
+        if self.bn is not None:
+            out = F.relu(self.bn(out))
+        logits: Tensor = self.linear(self.dropout(out.mean(dim=(2, 3))))
+        return logits
+
+
+def preactresnet18(
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    final_bn: bool = True,
+    preact_shortcut: bool = False,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """PreActResNet-18 with the CIFAR stem (3x3, stride 1), as Rice 2020 and AWP use it.
+
+    Args:
+        num_classes: logits, at least 2.
+        input_shape: (C, H, W), any size; made for up to 64x64.
+        mean: per channel; with ``std`` puts a :class:`Normalize` layer first.
+        std: per channel.
+        final_bn: BN and ReLU before the pooling (Rice, AWP); kuangliu's original has none.
+        preact_shortcut: shortcuts see the activated input (kuangliu, He 2016b); Rice, AWP and
+            RobustBench give them the raw one. Neither choice changes the state-dict keys.
+        dropout: before the last layer, in [0, 1).
+
+    Raises:
+        ValueError: an impossible value.
+    """
+    channels, _, _ = check_io(num_classes, input_shape)
+    model = PreActResNet18(num_classes, channels, final_bn, preact_shortcut, check_dropout(dropout))
+    return normalized(model, channels, mean, std)

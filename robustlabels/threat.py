@@ -1,0 +1,42 @@
+"""The radius of a threat model: parsed exactly, refused where it is surely a mistake."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from robustlabels.errors import BadValueError
+
+NORMS = ("Linf", "L2", "L1")
+
+
+def check_norm(norm: str) -> str:
+    """One of the norms that a threat model may have."""
+    if norm not in NORMS:
+        raise BadValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
+    return norm
+
+
+def parse_eps(value: str | float, norm: str = "Linf") -> float:
+    """The radius as a float, in units of the inputs' range [0, 1].
+
+    Args:
+        value: a number, or text such as "8/255", which is divided exactly.
+        norm: "Linf" (eps at most 1), "L2" or "L1".
+
+    Raises:
+        ValueError: not a number, not above 0, or, for Linf, above 1.
+    """
+    check_norm(norm)
+    try:
+        eps = float(Fraction(value.strip())) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise BadValueError(f"eps must be a number or a ratio like 8/255, not {value!r}") from None
+    if not math.isfinite(eps) or eps <= 0:
+        raise BadValueError(f"eps must be above 0, not {value!r}")
+    if norm == "Linf" and eps > 1:
+        raise BadValueError(
+            f"eps must be at most 1 for Linf (inputs are in [0, 1]), not {value!r}; "
+            f"in 8-bit steps write {value}/255"
+        )
+    return eps

@@ -1,0 +1,37 @@
+"""Augmentation on tensors where they are: no worker processes, no copies to the host."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment(x: Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random crop after zero padding, and a mirror image with probability 1/2, per sample.
+
+    Args:
+        x: (N, C, H, W).
+        crop_padding: pixels of zeros on each side; 0 for no crop.
+        flip: mirror left and right.
+        generator: on x's device.
+
+    Returns:
+        (N, C, H, W).
+    """
+    n, _, height, width = x.shape
+    if crop_padding:
+        padded = F.pad(x, (crop_padding,) * 4)
+        top, left = torch.randint(
+            2 * crop_padding + 1, (2, n, 1), generator=generator, device=x.device
+        )
+        rows = top + torch.arange(height, device=x.device)
+        columns = left + torch.arange(width, device=x.device)
+        sample = torch.arange(n, device=x.device).view(n, 1, 1)
+        # Indexing with a slice between index tensors moves the channels last; move them back.
+        x = padded[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+        x = x.contiguous()
+    if flip:
+        mirrored = torch.rand(n, generator=generator, device=x.device) < 0.5
+        x = torch.where(mirrored.view(n, 1, 1, 1), x.flip(3), x)
+    return x

@@ -1,0 +1,116 @@
+"""One training step, as trainers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.labels import Mix, hard_target, kl_divergence, soft_cross_entropy
+
+
+class Step:
+    """A batch, the model, and what a trainer may do with them.
+
+    The engine has already moved the input as the scheme wants (``alps``, ``mixup``) and run the
+    teacher, once. It owns the backward pass, the optimizer, averages, precision and checkpoints.
+
+    Attributes:
+        model: the model in train mode, (N, C, H, W) -> logits (N, num_outputs).
+        x: (N, C, H, W), augmented, in [0, 1].
+        y: int64 (N,), true classes.
+        index: int64 (N,), the samples' places in the training split.
+        extra: a batch of extra data, or None.
+        scheme: the label scheme.
+        num_classes: K, the data set's classes; the model may have more outputs.
+        progress: completed steps / total steps, in [0, 1).
+        x_adv: where ``inputs`` puts the adversarial inputs; None until then.
+        teacher_logits: (N, D), the teacher's on x, or None.
+        mix: how the scheme mixed the inputs, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        index: Tensor,
+        scheme: Any,
+        num_classes: int,
+        progress: float,
+        attack: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        teacher_logits: Tensor | None = None,
+        mix: Mix | None = None,
+        extra: Any = None,
+    ) -> None:
+        self.model, self.x, self.y, self.index = model, x, y, index
+        self.scheme, self.num_classes, self.progress = scheme, num_classes, progress
+        self.teacher_logits, self.mix, self.extra = teacher_logits, mix, extra
+        self.x_adv: Tensor | None = None
+        self.correct: Tensor | None = None
+        self._attack = attack
+        self._labels: Tensor | None = None
+
+    def attack(self) -> Tensor:
+        """Adversarial inputs from the run's attack on the model as it is.
+
+        The attack sees the true classes (mixed, where the inputs are), or the soft labels where
+        the scheme says so (``attack_labels``).
+
+        Returns:
+            (N, C, H, W) in [0, 1], detached.
+        """
+        if self.scheme.attack_labels == "soft":
+            target = self.labels()
+        else:
+            target = hard_target(self.y, self.mix, self.scheme.num_outputs)
+        return self._attack(self.model, self.x, target)
+
+    def labels(self, logits: Tensor | None = None) -> Tensor:
+        """The scheme's soft labels, made at the first call and the same ever after.
+
+        Args:
+            logits: (N, num_outputs), those of the cross-entropy term, for schemes that need
+                them; the gradient is cut.
+
+        Returns:
+            (N, num_outputs), detached.
+        """
+        if self._labels is None:
+            extra: dict[str, Any] = {}
+            if "mix" in self.scheme.needs:
+                extra["mix"] = self.mix
+            if "index" in self.scheme.needs:
+                extra["index"] = self.index
+            labels: Tensor = self.scheme.labels(
+                self.y,
+                logits=None if logits is None else logits.detach().float(),
+                teacher_logits=self.teacher_logits,
+                progress=self.progress,
+                **extra,
+            )
+            self._labels = labels.detach()
+        return self._labels
+
+    def ce(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy of the scheme's labels, made from these logits where it needs them.
+
+        Args:
+            logits: (N, num_outputs), with gradient.
+        """
+        with torch.no_grad():
+            hits = logits[:, : self.num_classes].argmax(dim=1) == self.y
+            self.correct = hits.sum()
+        return soft_cross_entropy(logits, self.labels(logits))
+
+    def kl(self, p_logits: Tensor, q_logits: Tensor) -> Tensor:
+        """Mean over the batch of KL(softmax(p_logits) || softmax(q_logits)).
+
+        Args:
+            p_logits: (N, D); its gradient is kept.
+            q_logits: (N, D).
+        """
+        return kl_divergence(p_logits, q_logits)

@@ -1,0 +1,80 @@
+"""What a trainer is: an objective and the inputs that it needs. Three methods, no internals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.training.step import Step
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a trainer may ask for once, in ``setup``.
+
+    Attributes:
+        model: the model that is trained.
+        scheme: the label scheme.
+        num_classes: K, the data set's classes.
+        device: where everything is.
+        config: the run's config, resolved.
+        teacher: ``teacher()`` gives the model named by ``fit(teacher=...)``, frozen, in eval
+            mode, with K outputs; a ValueError where none was named.
+        extra_data: extra data, or None.
+    """
+
+    model: nn.Module
+    scheme: Any
+    num_classes: int
+    device: torch.device
+    config: Any
+    teacher: Callable[[], nn.Module]
+    extra_data: Any = None
+
+
+class Trainer(Protocol):
+    """``factory(**params)`` makes one; ``params`` are the trainer's, not the scheme's.
+
+    Optional attributes, with their defaults: ``extra_outputs`` (0): outputs beside the data
+    set's classes, ordinary to the scheme; ``attack_defaults`` ({}): parameters of the run's
+    ``pgd`` where the user names no attack; ``adversarial`` (True): whether the best checkpoint
+    is chosen by robust accuracy; ``single_step`` (False): whether to look for catastrophic
+    overfitting several times an epoch.
+    """
+
+    def setup(self, run: Run) -> None:
+        """Called once, before the first step."""
+
+    def inputs(self, step: Step) -> None:
+        """Called once a step, without a graph: makes ``step.x_adv`` by ``step.attack()``."""
+
+    def loss(self, step: Step) -> Tensor:
+        """The differentiable loss, a scalar. It may be called again for the same step."""
+
+
+@dataclass
+class BaseTrainer:
+    """Defaults for the built-in trainers; plugins need not use it."""
+
+    extra_outputs: ClassVar[int] = 0
+    adversarial: ClassVar[bool] = True
+    single_step: ClassVar[bool] = False
+    attack_defaults: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def setup(self, run: Run) -> None:
+        """Nothing to set up."""
+
+    def inputs(self, step: Step) -> None:
+        """Attack the batch."""
+        step.x_adv = step.attack()
+
+
+def adversarial_inputs(step: Step) -> Tensor:
+    """``step.x_adv``, which the engine guarantees once ``inputs`` has run."""
+    if step.x_adv is None:
+        raise RuntimeError("loss() was called before inputs() made step.x_adv")
+    return step.x_adv

@@ -138,7 +138,9 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier())
+    where = ".".join(
+        str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier()
+    )
     if first["type"] == "extra_forbidden":
         parent: Any = Config.model_fields
         if len(first["loc"]) > 1:

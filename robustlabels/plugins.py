@@ -20,7 +20,7 @@ import pluggy
 
 from robustlabels import hookspecs
 from robustlabels.errors import BadValueError, UnknownNameError, nearest
-from robustlabels.hookspecs import HOOKS, PROJECT, Factory
+from robustlabels.hookspecs import HOOKS, PROJECT, Factory, Register
 
 SELECT_VARIABLE = "ROBUSTLABELS_PLUGINS"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(:[\w.+*-]*)?")
@@ -60,24 +60,39 @@ class Registry:
         self._qualified: dict[str, Claim] = {}
 
     def claim(self, claim: Claim) -> str | None:
-        """Enter a claim. Returns the error where the name is taken, else None."""
+        """Enter a claim. Returns the error where the name is taken, else None.
+
+        Claims of two third parties on one name are entered both: see :meth:`clash`.
+        """
         name, mine = claim.name, claim.distribution
-        self._qualified.setdefault(f"{mine}:{name}", claim)
+        head, _, rest = name.partition(":")
+        if rest and not claim.builtin and _normalised(head) == PROJECT:
+            return f"{self._noun()} {name!r} would be the full name of a built-in: choose another"
+        mine_already = self._qualified.setdefault(f"{_normalised(mine)}:{name}", claim)
+        if mine_already is not claim:
+            return f"{self._noun()} {name!r} is registered twice by {mine!r}: the first counts"
         if name in self._contested:
             self._contested[name].append(claim)
-            return self._clash(name)
-        holder = self._owned.get(name)
+            return None
+        family = self._owned.get(f"{head}:") if rest else None
+        if family is not None and family.distribution == mine:
+            family = None
+        holder = self._owned.get(name) or family
         if holder is None:
             self._owned[name] = claim
             return None
-        if holder.builtin or holder.distribution == mine:
+        if holder.builtin or holder is family:
             return (
                 f"{self._noun()} {name!r} is already registered by {holder.distribution!r}; "
                 f"{mine!r} cannot replace it (reach it as '{mine}:{name}')"
             )
         del self._owned[name]
         self._contested[name] = [holder, claim]
-        return self._clash(name)
+        return None
+
+    def clash(self, name: str) -> str | None:
+        """Who claims ``name``, where several third parties do and so none has it; else None."""
+        return self._clash(name) if name in self._contested else None
 
     def names(self) -> list[str]:
         """Sorted names; families are listed by their members where they know them."""
@@ -102,18 +117,18 @@ class Registry:
         return claim.factory if rest is None else functools.partial(claim.factory, rest)
 
     def _find(self, name: str) -> tuple[Claim, str | None]:
-        for table in (self._owned, self._qualified):
-            if name in table and not name.endswith(":"):
-                return table[name], None
+        head, colon, rest = name.partition(":")
+        places = ((self._owned, name), (self._qualified, _normalised(head) + colon + rest))
+        for table, key in places:
+            if key in table and not key.endswith(":"):
+                return table[key], None
         if name in self._contested:
             raise UnknownNameError(self._clash(name))
-        for table in (self._owned, self._qualified):
+        for table, key in places:
             for prefix, claim in table.items():
-                if prefix.endswith(":") and name.startswith(prefix) and name != prefix:
-                    return claim, name[len(prefix) :]
-        raise UnknownNameError(
-            f"unknown {self._noun()} {name!r}; {nearest(name, self.names())}"
-        )
+                if prefix.endswith(":") and key.startswith(prefix) and key != prefix:
+                    return claim, key[len(prefix) :]
+        raise UnknownNameError(f"unknown {self._noun()} {name!r}; {nearest(name, self.names())}")
 
     def _clash(self, name: str) -> str:
         dists = sorted({c.distribution for c in self._contested[name]})
@@ -141,83 +156,95 @@ class PluginHost:
     ) -> None:
         self.records: list[PluginRecord] = []
         self.registries = {kind: Registry(kind) for kind in HOOKS}
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(hookspecs)
         for entry_point in sorted(_unique(entry_points), key=_built_ins_first):
             record = _record(entry_point)
-            if not record.builtin and selected is not None:
-                if _normalised(record.distribution) not in selected:
-                    continue
+            chosen = selected is None or _normalised(record.distribution) in selected
+            if not (record.builtin or chosen):
+                continue
             self.records.append(record)
             self._load(entry_point, record)
+        for record in self.records:
+            self._report_clashes(record)
 
     def __getitem__(self, kind: str) -> Registry:
         return self.registries[kind]
 
     def _load(self, entry_point: importlib.metadata.EntryPoint, record: PluginRecord) -> None:
-        plugin_name = f"{record.distribution}:{record.name}"
-        plugin: object = None
+        # A manager for each plugin: what one does can't reach another, and pluggy, which keeps a
+        # manager's plugins in a set, also takes a lone one that has no hash.
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
         claims: list[tuple[str, Claim]] = []
         # SystemExit too: a plugin that calls sys.exit at import must not end the host.
         try:
             plugin = entry_point.load()
-            self._manager.register(plugin, name=plugin_name)
-            self._report_unknown_hooks(plugin, record)
+            manager.register(plugin, name=record.name)
+            self._report_unknown_hooks(manager.get_hookcallers(plugin) or [], record)
             for kind, hook in HOOKS.items():
-                claims += [(kind, c) for c in self._collect(kind, hook, plugin, record)]
+                if hook in record.hooks:
+                    register = _collector(kind, hook, record, claims)
+                    getattr(manager.hook, hook)(register=register)
         except (Exception, SystemExit) as error:
             record.skipped = True
             record.errors.append(f"skipped: {type(error).__name__}: {_one_line(error)}")
-            if self._manager.has_plugin(plugin_name):
-                self._manager.unregister(name=plugin_name)
             return
         for kind, claim in claims:
-            clash = self.registries[kind].claim(claim)
-            if clash is None:
+            refusal = self.registries[kind].claim(claim)
+            if refusal is None:
                 record.names.setdefault(kind, []).append(claim.name)
             else:
-                record.errors.append(clash)
+                record.errors.append(refusal)
 
-    def _report_unknown_hooks(self, plugin: object, record: PluginRecord) -> None:
-        callers = self._manager.get_hookcallers(plugin) or []
-        known = [c.name for c in callers if c.has_spec()]
-        unknown = [c.name for c in callers if not c.has_spec()]
-        record.hooks = tuple(sorted(known))
-        for name in unknown:
+    def _report_unknown_hooks(
+        self, callers: Sequence[pluggy.HookCaller], record: PluginRecord
+    ) -> None:
+        record.hooks = tuple(sorted(c.name for c in callers if c.has_spec()))
+        for name in [c.name for c in callers if not c.has_spec()]:
             record.errors.append(f"unknown hook {name!r}; {nearest(name, HOOKS.values())}")
         if not callers:
             record.errors.append(f"no hooks found; known: {', '.join(sorted(HOOKS.values()))}")
 
-    def _collect(
-        self, kind: str, hook: str, plugin: object, record: PluginRecord
-    ) -> list[Claim]:
-        claims: list[Claim] = []
+    def _report_clashes(self, record: PluginRecord) -> None:
+        """Take contested names off what a plugin brought: every claimant is told, the first too."""
+        for kind, mine in list(record.names.items()):
+            clashes = {name: self.registries[kind].clash(name) for name in mine}
+            record.errors += [clash for clash in clashes.values() if clash]
+            record.names[kind] = [name for name in mine if not clashes[name]]
+            if not record.names[kind]:
+                del record.names[kind]
 
-        def register(name: str, factory: Factory) -> None:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise BadValueError(
-                    f"{hook}: name {name!r} must be letters, digits, '.', '_', '+' or '-'"
-                )
-            if not callable(factory):
-                raise BadValueError(f"{hook}: the factory of {name!r} is not callable: {factory!r}")
-            claims.append(Claim(name, factory, record.distribution, record.builtin))
 
-        if hook in record.hooks:
-            others = [p for p in self._manager.get_plugins() if p is not plugin]
-            self._manager.subset_hook_caller(hook, others)(register=register)
-        return claims
+def _collector(
+    kind: str, hook: str, record: PluginRecord, claims: list[tuple[str, Claim]]
+) -> Register:
+    """The ``register`` that a hook gets: it checks, and adds to ``claims``."""
+
+    def register(name: str, factory: Factory) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise BadValueError(
+                f"{hook}: name {name!r} must be letters, digits, '.', '_', '+' or '-'"
+            )
+        if not callable(factory):
+            raise BadValueError(f"{hook}: the factory of {name!r} is not callable: {factory!r}")
+        claims.append((kind, Claim(name, factory, record.distribution, record.builtin)))
+
+    return register
 
 
 def _unique(
     entry_points: Iterable[importlib.metadata.EntryPoint],
 ) -> list[importlib.metadata.EntryPoint]:
     # An editable install and its source folder on sys.path can both show the same entry point.
-    return list({(_dist(e)[0], e.name): e for e in reversed(list(entry_points))}.values())
+    first_wins = reversed(list(entry_points))
+    return list({(_normalised(_dist(e)[0]), e.name): e for e in first_wins}.values())
 
 
 def _dist(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    # An interrupted uninstall leaves a dist-info without METADATA, so without name and version.
     dist = entry_point.dist
-    return (dist.name, dist.version) if dist is not None else ("unknown", "0")
+    if dist is None or not dist.metadata["Name"]:
+        return "unknown", "0"
+    return dist.name, dist.version
 
 
 def _record(entry_point: importlib.metadata.EntryPoint) -> PluginRecord:
@@ -235,7 +262,10 @@ def _normalised(distribution: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no message"
+    try:
+        return " ".join(str(error).split()) or "no message"
+    except Exception:  # a plugin's own error class may be broken as well
+        return "its message cannot be shown"
 
 
 def _selected(environ: Mapping[str, str]) -> frozenset[str] | None:

@@ -33,10 +33,7 @@ CONFIG, BEST, LAST, AVERAGE = (
 )
 METRICS, SUMMARY, STATE = "metrics.jsonl", "run.json", "state"
 WEIGHTS = {"best": BEST, "last": LAST, "average": AVERAGE}
-_PACKAGES = (
-    "robustlabels torch torchvision torchattacks pyautoattack pluggy torchmetrics safetensors "
-    "pydantic scikit-learn numpy timm"
-).split()
+_PACKAGES = ["robustlabels", "torch", "torchvision", "torchattacks", "pyautoattack", "pluggy", "torchmetrics", "safetensors", "pydantic", "scikit-learn", "numpy", "timm"]
 
 
 @contextlib.contextmanager

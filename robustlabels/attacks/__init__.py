@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from robustlabels.attacks.base import Attack, held_still
-from robustlabels.threat import parse_eps
 from robustlabels.attacks.fgsm import FGSM
 from robustlabels.attacks.from_torchattacks import TorchAttack, TorchAttackFamily
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.attacks.pgd import PGD
 from robustlabels.hookspecs import Register, hookimpl
+from robustlabels.threat import parse_eps
 
 __all__ = ["FGSM", "PGD", "Attack", "AutoAttack", "TorchAttack", "held_still", "parse_eps"]
 

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlabels.attacks.base import held_still, input_gradient
-from robustlabels.threat import parse_eps
 from robustlabels.errors import BadValueError
+from robustlabels.threat import parse_eps
 
 LOSSES = ("ce", "kl", "margin")
 STARTS = ("uniform", "gaussian", "none")
 MODES = ("eval", "train", "train-but-norm")
-_SigmaStart = 0.001
+_START_SIGMA = 0.001
 
 
 class PGD:
@@ -59,6 +59,7 @@ class PGD:
                 raise BadValueError(f"{name} must be an integer of at least 1, not {count!r}")
         self.norm, self.steps, self.start = norm, steps, start
         self.loss, self.mode, self.restarts = loss, mode, restarts
+        self.takes_soft_labels = loss != "margin"
         self.step_size = 2.5 * self.eps / steps if step_size is None else parse_eps(step_size, "L2")
 
     def __call__(
@@ -131,7 +132,7 @@ class PGD:
         if self.start == "none":
             return x.clone()
         if self.start == "gaussian":
-            return (x + _SigmaStart * torch.randn_like(x)).clamp_(0, 1)
+            return (x + _START_SIGMA * torch.randn_like(x)).clamp_(0, 1)
         if self.norm == "Linf":
             return (x + torch.empty_like(x).uniform_(-self.eps, self.eps)).clamp_(0, 1)
         delta = torch.randn_like(x)

@@ -1,0 +1,78 @@
+"""The command line: one command a file; each parses, calls and prints.
+
+``main`` is the one place that turns errors into exit codes: 0 on success, 2 with one line on
+bad input, and a traceback only for our own faults, or with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from robustlabels import __version__
+from robustlabels.cli import doctor, evaluate, listing, plugins, train
+from robustlabels.errors import UserError
+
+app = typer.Typer(
+    name="robustlabels",
+    help="Label schemes for adversarial robustness: any scheme, trainer, attack, model and data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, evaluate, listing, plugins, doctor):
+    command.add_to(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"robustlabels {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    del version, debug  # --debug is read by main(), wherever it stands
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [a for a in given if a != "--debug"]
+    try:
+        code = typer.main.get_command(app).main(
+            given, prog_name="robustlabels", standalone_mode=False
+        )
+    except UserError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("robustlabels: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left: not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        # typer's usage errors; from which click they come differs between its versions.
+        if debug or not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"robustlabels: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

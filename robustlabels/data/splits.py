@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from robustlabels.data.checks import check_labels
 from robustlabels.errors import DataError
 
 
@@ -54,26 +55,33 @@ class TensorSplit:
         """See :class:`Split`."""
         self.x, self.y = self.x.to(device), self.y.to(device)
         for index in indices:
-            index = index.to(device)
-            x = self.x[index]
-            yield (x.float().div_(255) if x.dtype == torch.uint8 else x), self.y[index]
+            here = index.to(device)
+            x = self.x[here]
+            yield (x.float().div_(255) if x.dtype == torch.uint8 else x), self.y[here]
 
 
 class MapSplit:
     """A split behind a map-style torch data set, read by worker processes.
 
     Args:
-        dataset: ``dataset[i]`` gives an image tensor (C, H, W) in [0, 1] and a class index.
+        dataset: ``dataset[i]`` gives an image tensor (C, H, W), uint8 or floating in [0, 1], and
+            a class index.
         num_workers: worker processes; 0 reads in this one.
         collate_fn: as in ``torch.utils.data.DataLoader``.
+        num_classes: K, where each batch's labels are to be checked.
     """
 
     def __init__(
-        self, dataset: Any, num_workers: int = 0, collate_fn: Callable[[Any], Any] | None = None
+        self,
+        dataset: Any,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
+        num_classes: int | None = None,
     ) -> None:
         self.dataset = dataset
         self.num_workers = num_workers
         self.collate_fn = collate_fn
+        self.num_classes = num_classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -89,8 +97,17 @@ class MapSplit:
             collate_fn=self.collate_fn,
             pin_memory=device.type == "cuda",
         )
-        for x, y in loader:
-            yield x.to(device, torch.float32, non_blocking=True), torch.as_tensor(y).to(device).long()
+        try:
+            for x, y in loader:
+                labels = check_labels(y, self.num_classes, "the labels of a batch")
+                images = x.to(device, non_blocking=True)
+                if images.dtype == torch.uint8:
+                    images = images.float().div_(255)
+                yield images.float(), labels.to(device, non_blocking=True)
+        except DataError as error:
+            # one that a worker process raised carries its traceback; its last line is the message
+            last = str(error).strip().splitlines()[-1]
+            raise DataError(last.removeprefix(f"{DataError.__module__}.DataError: ")) from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class DataSet:
         classes: the classes' names; empty if unknown.
         flip: whether a mirrored image is still the same class (digits are not).
         note: what a reader of its figures must know ("" if nothing).
-        opaque: given from Python as a loader or data set: it can't be named in a config.
+        opaque: given from Python, as tensors, a data set or a loader: no config can name it.
     """
 
     name: str

@@ -1,0 +1,30 @@
+"""How good and how robust a model is, judged as it would be deployed."""
+
+from __future__ import annotations
+
+from robustlabels.evaluation.accuracy import correct, predict, robust_accuracy, top_k_accuracy
+from robustlabels.evaluation.builtin import Accuracy, Calibration
+from robustlabels.evaluation.calibration import expected_calibration_error
+from robustlabels.evaluation.checks import check_classifier
+from robustlabels.evaluation.context import Context, Evaluation
+from robustlabels.evaluation.run import evaluate
+from robustlabels.hookspecs import Register, hookimpl
+
+__all__ = [
+    "Context",
+    "Evaluation",
+    "check_classifier",
+    "correct",
+    "evaluate",
+    "expected_calibration_error",
+    "predict",
+    "robust_accuracy",
+    "top_k_accuracy",
+]
+
+
+@hookimpl
+def register_evaluations(register: Register) -> None:
+    """Clean accuracy and calibration; robust accuracy is the attacks' business."""
+    register("accuracy", Accuracy)
+    register("calibration", Calibration)

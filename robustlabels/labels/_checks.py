@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +15,12 @@ from robustlabels.errors import BadValueError
 Schedule = tuple[float, float]
 
 
-def check_count(name: str, value: int, low: int) -> int:
+def check_count(name: str, value: Any, low: int) -> int:
     """An integer of at least ``low``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low:
         raise BadValueError(f"{name} must be an integer of at least {low}, not {value!r}")
-    return value
+    return int(value)
 
 
 def check_share(name: str, value: float) -> float:
@@ -56,23 +59,29 @@ def check_progress(progress: float) -> float:
     return check_share("progress", progress)
 
 
-def check_targets(y: Tensor, num_classes: int, check_values: bool) -> None:
+def check_targets(y: Tensor, num_classes: int, check_values: bool, name: str = "y") -> None:
     """``y`` is int64 (N,) with values in [0, num_classes)."""
-    if not isinstance(y, Tensor):
-        raise BadValueError(f"y must be a torch.Tensor, not {type(y).__name__}")
-    if y.dtype != torch.int64:
-        raise BadValueError(
-            f"y must hold class indices as torch.int64, not {y.dtype} (y.long() converts)"
-        )
-    if y.dim() != 1:
-        raise BadValueError(f"y must have shape (N,), not {tuple(y.shape)}")
+    check_indices(name, y, None)
     if check_values and y.numel():
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= num_classes:
             raise BadValueError(
-                f"y must be in [0, {num_classes - 1}] for {num_classes} classes, "
+                f"{name} must be in [0, {num_classes - 1}] for {num_classes} classes, "
                 f"but has values from {low} to {high}"
             )
+
+
+def check_indices(name: str, value: Tensor, batch: int | None) -> None:
+    """``value`` is int64 (N,), N the ``batch`` where that is known."""
+    if not isinstance(value, Tensor):
+        raise BadValueError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    if value.dtype != torch.int64:
+        raise BadValueError(
+            f"{name} must hold integers as torch.int64, not {value.dtype} ({name}.long() converts)"
+        )
+    if value.dim() != 1 or batch not in (None, len(value)):
+        shape = "(N,)" if batch is None else f"({batch},)"
+        raise BadValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}")
 
 
 def check_logits(
@@ -90,7 +99,7 @@ def check_logits(
         raise BadValueError(f"{name} must be finite, but has NaN or infinite values")
 
 
-def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    )
+def _is_number(value: Any) -> bool:
+    # numbers.Real: numpy's scalars too.
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and not math.isnan(value)

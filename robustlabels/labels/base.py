@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -115,6 +117,8 @@ class LabelScheme:
             _checks.check_logits("teacher_logits", teacher_logits, n, [k, self.num_outputs], check)
         if mix is not None:
             self._check_mix(mix, n)
+        if index is not None:
+            _checks.check_indices("index", index, n)
         source = logits if logits is not None else teacher_logits
         device = y.device if source is None else source.device
         dtype = torch.float64 if source is not None and source.dtype == torch.float64 else None
@@ -163,17 +167,21 @@ class LabelScheme:
     def _missing(self, need: str) -> str:
         what = {
             "logits": "logits=, the model's outputs for this batch",
-            "teacher": "teacher_logits=, its teacher's outputs for this batch (is the teacher set?)",
+            "teacher": "teacher_logits=, its teacher's outputs for this batch (is it set?)",
             "mix": "mix=, which its perturb() returned for this batch",
             "index": "index=, the samples' places in the data set",
         }
         return f"{type(self).__name__} needs {what[need]}"
 
     def _check_mix(self, mix: Mix, batch: int) -> None:
-        if not isinstance(mix, Mix) or mix.lam.shape != (batch,):
+        lam = getattr(mix, "lam", None)
+        if not isinstance(mix, Mix) or not isinstance(lam, Tensor) or lam.shape != (batch,):
             raise BadValueError(f"mix must be what perturb() returned for this batch of {batch}")
+        if self.check_values and not bool(((lam >= 0) & (lam <= 1)).all()):
+            raise BadValueError("mix.lam must be in [0, 1], but has other values or NaN")
         if mix.labels is not None:
-            _checks.check_targets(mix.labels, self.num_classes, self.check_values)
+            _checks.check_indices("mix.labels", mix.labels, batch)
+            _checks.check_targets(mix.labels, self.num_classes, self.check_values, "mix.labels")
 
     def __repr__(self) -> str:
         shown = ["num_classes", *self.parameters]
@@ -215,11 +223,15 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
     Raises:
         ValueError: it is not a scheme, or its declarations contradict each other.
     """
-    missing = [a for a in ("num_classes", "num_outputs", "needs", "labels") if not hasattr(scheme, a)]
+    missing = [
+        a for a in ("num_classes", "num_outputs", "needs", "labels") if not hasattr(scheme, a)
+    ]
     if missing or not callable(scheme.labels):
         raise BadValueError(
             f"{name} is not a label scheme: it lacks {', '.join(missing) or 'a method labels()'}"
         )
+    if isinstance(scheme.needs, str) or not isinstance(scheme.needs, Collection):
+        raise BadValueError(f"{name}.needs must be a set of names, not {scheme.needs!r}")
     unknown = set(scheme.needs) - NEEDS
     if unknown:
         raise BadValueError(
@@ -234,18 +246,26 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
     }
     for attribute, value in defaults.items():
         if not hasattr(scheme, attribute):
-            object.__setattr__(scheme, attribute, value)  # frozen dataclasses too
-    if scheme.num_outputs < scheme.num_classes or scheme.num_classes < 2:
+            try:
+                object.__setattr__(scheme, attribute, value)  # frozen dataclasses too
+            except AttributeError:
+                raise BadValueError(
+                    f"{name} must declare {', '.join(defaults)} itself, because its class has "
+                    "__slots__, with no room for the defaults"
+                ) from None
+    k, width = scheme.num_classes, scheme.num_outputs
+    if not all(isinstance(c, Integral) for c in (k, width)) or not width >= k >= 2:
         raise BadValueError(
-            f"{name} must have num_outputs >= num_classes >= 2, "
-            f"not {scheme.num_outputs} and {scheme.num_classes}"
+            f"{name} must have num_outputs >= num_classes >= 2, not {width!r} and {k!r}"
         )
     if scheme.teacher not in (None, "ema", "frozen"):
         raise BadValueError(f"{name}.teacher must be None, 'ema' or 'frozen': {scheme.teacher!r}")
     if "teacher" in scheme.needs and scheme.teacher is None:
         raise BadValueError(f"{name} needs a teacher, so its teacher must be 'ema' or 'frozen'")
     if scheme.attack_labels not in ("hard", "soft"):
-        raise BadValueError(f"{name}.attack_labels must be 'hard' or 'soft'")
+        raise BadValueError(
+            f"{name}.attack_labels must be 'hard' or 'soft', not {scheme.attack_labels!r}"
+        )
     if scheme.attack_labels == "soft" and "logits" in scheme.needs:
         raise BadValueError(
             f"{name} is circular: its labels need the logits of the attacked input, and its attack "

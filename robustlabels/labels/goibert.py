@@ -21,9 +21,7 @@ class _Goibert(LabelScheme):
         super().__init__(num_classes)
         self.alpha = _checks.check_share("alpha", alpha)
 
-    def _labels(
-        self, y: Tensor, logits: Tensor | None, *_: Any, like: Tensor, **__: Any
-    ) -> Tensor:
+    def _labels(self, y: Tensor, logits: Tensor | None, *_: Any, like: Tensor, **__: Any) -> Tensor:
         hot = one_hot(y, self.num_classes, like)
         return (1 - self.alpha) * hot + self.alpha * self._elsewhere(hot, logits)
 

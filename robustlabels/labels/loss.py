@@ -25,6 +25,11 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") 
     """
     log_p = F.log_softmax(_at_least_float32(logits), dim=1)
     if target.is_floating_point():
+        if target.shape != log_p.shape:  # broadcasting would hide it
+            raise BadValueError(
+                f"target must have shape {tuple(log_p.shape)} like the logits, "
+                f"not {tuple(target.shape)}"
+            )
         losses = -(target.to(log_p.dtype) * log_p).sum(dim=1)
     else:
         losses = F.nll_loss(log_p, target, reduction="none")

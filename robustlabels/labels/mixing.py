@@ -41,13 +41,12 @@ class AdversarialLabelling(LabelScheme):
         self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Mix | None]:
         """Mix each sample with another of the batch; see :meth:`LabelScheme.perturb`."""
+        _check_inputs(x, y)
         lam = _beta(self.beta_a, self.beta_b, len(y), x, generator)
         partner = _permutation(len(y), x, generator)
         return _mixed(x, lam, partner), Mix(lam, partner)
 
-    def _labels(
-        self, y: Tensor, logits: Tensor | None, *_: Any, like: Tensor, **__: Any
-    ) -> Tensor:
+    def _labels(self, y: Tensor, logits: Tensor | None, *_: Any, like: Tensor, **__: Any) -> Tensor:
         assert logits is not None  # labels() has checked ``needs``
         worst = shared_mass(logits == logits.amin(dim=1, keepdim=True), like)
         half = self.epsilon / 2
@@ -73,6 +72,7 @@ class MixUp(LabelScheme):
         self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Mix | None]:
         """Mix the batch with a permutation of itself; see :meth:`LabelScheme.perturb`."""
+        _check_inputs(x, y)
         lam = _beta(self.alpha, self.alpha, 1, x, generator).expand(len(y))
         partner = _permutation(len(y), x, generator)
         return _mixed(x, lam, partner), Mix(lam, partner, y[partner])
@@ -86,6 +86,13 @@ class MixUp(LabelScheme):
         return lam * one_hot(y, k, like) + (1 - lam) * one_hot(mix.labels.to(y.device), k, like)
 
 
+def _check_inputs(x: Tensor, y: Tensor) -> None:
+    if not x.is_floating_point():
+        raise BadValueError(f"x must be floating point to be mixed, not {x.dtype}")
+    if len(x) != len(y):
+        raise BadValueError(f"x must have as many samples as y, {len(y)}, not {len(x)}")
+
+
 def _mixed(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
     share = lam.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     return share * x + (1 - share) * x[partner]
@@ -96,10 +103,11 @@ def _permutation(n: int, x: Tensor, generator: torch.Generator | None) -> Tensor
 
 
 def _beta(a: float, b: float, n: int, x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Beta(a, b) as G(a) / (G(a) + G(b)); ``_sample_dirichlet`` is torch's sampler with a
-    generator, which ``torch.distributions`` does not take."""
-    concentration = torch.tensor([[a, b]], dtype=torch.float64, device=x.device).expand(n, 2)
+    """Beta(a, b) as G(a) / (G(a) + G(b)), the gammas in logarithms: G(a) ~ G(a + 1) U^(1/a)
+    underflows at small a. ``torch.distributions`` takes no generator."""
     if n == 0:
         return torch.empty(0, device=x.device)
-    sample = torch._sample_dirichlet(concentration.contiguous(), generator)
-    return sample[:, 0].to(torch.float32)
+    shape = torch.tensor([[a, b]], dtype=torch.float64, device=x.device).expand(n, 2).contiguous()
+    uniform = 1 - torch.rand(n, 2, dtype=torch.float64, device=x.device, generator=generator)
+    gamma = torch._standard_gamma(shape + 1, generator).log() + uniform.log() / shape
+    return (gamma[:, 0] - gamma[:, 1]).sigmoid().to(torch.float32)

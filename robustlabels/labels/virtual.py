@@ -14,7 +14,7 @@ from robustlabels.labels.one_hot import OneHot
 
 
 class VirtualSmoothing(LabelScheme):
-    """VS: (1 - alpha) of the inner label on the real classes, alpha / V on each virtual one (eq. 3).
+    """VS: (1 - alpha) of the inner label on the real classes, alpha / V on each virtual (eq. 3).
 
     The model has K + V outputs; only the first K are ever judged. The inner scheme sees the
     first K logits of student and teacher. The training attack sees hard labels, whatever the
@@ -52,7 +52,9 @@ class VirtualSmoothing(LabelScheme):
         if virtual_classes is None:
             virtual_classes = num_classes
         self.virtual_classes = _checks.check_count("virtual_classes", virtual_classes, 1)
-        self.virtual_mass = _checks.check_choice("virtual_mass", virtual_mass, ("uniform", "random"))
+        self.virtual_mass = _checks.check_choice(
+            "virtual_mass", virtual_mass, ("uniform", "random")
+        )
         self.warmup_epochs = _checks.check_count("warmup_epochs", warmup_epochs, 0)
         self.epochs: int | None = None
         self.inner = complete(OneHot(num_classes) if inner is None else inner, "inner")
@@ -75,7 +77,7 @@ class VirtualSmoothing(LabelScheme):
     def check_values(self, value: bool) -> None:
         self._check_values = value
         if hasattr(self, "inner"):
-            self.inner.check_values = value
+            object.__setattr__(self.inner, "check_values", value)  # frozen dataclasses too
 
     def start(self, epochs: int) -> None:
         """Tell the scheme how long training will be; ``warmup_epochs`` counts in it."""
@@ -128,4 +130,5 @@ class VirtualSmoothing(LabelScheme):
             return False
         if self.epochs is None:
             raise BadValueError("warmup_epochs needs the length of training: call start(epochs)")
-        return progress * self.epochs < self.warmup_epochs
+        # progress is a rounded quotient: (1 / 49) * 49 is below 1.
+        return progress * self.epochs < self.warmup_epochs - 1e-9

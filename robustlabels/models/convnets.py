@@ -14,6 +14,7 @@ from robustlabels.models.normalize import normalized
 def lenet(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
@@ -57,6 +58,7 @@ def lenet(
 def small_cnn(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     width: int = 32,

@@ -16,6 +16,7 @@ from robustlabels.models.normalize import normalized
 def linear(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> nn.Module:
@@ -38,6 +39,7 @@ def linear(
 def mlp(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     hidden: Sequence[int] = (500, 256),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -28,15 +29,16 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, _channels(name, values))
-        if len(self.mean) != len(self.std):
+        means, stds = _numbers("mean", mean), _numbers("std", std)
+        if len(means) != len(stds):
             raise BadValueError(
-                f"mean and std must have one number per channel each, not {len(self.mean)} "
-                f"and {len(self.std)}"
+                f"mean and std must have one number per channel each, not {len(means)} and "
+                f"{len(stds)}"
             )
-        if not bool((self.std > 0).all()):
-            raise BadValueError(f"std must be above 0, not {list(std)!r}")
+        if min(stds) <= 0:
+            raise BadValueError(f"std must be above 0, not {stds}")
+        self.register_buffer("mean", torch.tensor(means).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(stds).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -73,11 +75,11 @@ def normalized(
     return nn.Sequential(OrderedDict(normalize=layer, model=model))
 
 
-def _channels(name: str, values: Any) -> Tensor:
+def _numbers(name: str, values: Any) -> list[float]:
     try:
-        tensor = torch.as_tensor(values, dtype=torch.float32, device="cpu")
-    except (TypeError, ValueError, RuntimeError):
-        tensor = torch.empty(0)
-    if tensor.dim() != 1 or not len(tensor) or not bool(torch.isfinite(tensor).all()):
+        numbers = [] if isinstance(values, str) else [float(value) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
         raise BadValueError(f"{name} must be a finite number per channel, not {values!r}")
-    return tensor.view(-1, 1, 1)
+    return numbers

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from robustlabels.models._checks import check_dropout, check_io
 from robustlabels.models.normalize import normalized
 
-STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
-"""Channels and first stride of the four stages, two blocks each."""
-
 
 class PreActBlock(nn.Module):
     """BN, ReLU, conv, twice, plus the identity or a 1x1 convolution (He 2016b).
@@ -46,8 +43,9 @@ class PreActBlock(nn.Module):
         """(N, channels, H, W) -> (N, planes, H / stride, W / stride)."""
         active = F.relu(self.bn1(x))
         residual = self.shortcut(active if self.projects and self.preact_shortcut else x)
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return out + residual
+        out = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        total: Tensor = out + residual
+        return total
 
 
 class PreActResNet18(nn.Module):
@@ -63,32 +61,32 @@ class PreActResNet18(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        before = 64
-        for i, (planes, stride) in enumerate(STAGES, start=1):
-            blocks = (
-                PreActBlock(before, planes, stride, preact_shortcut),
-                PreActBlock(planes, planes, 1, preact_shortcut),
-            )
-            self.add_module(f"layer{i}", nn.Sequential(*blocks))
-            before = planes
-        self.bn = nn.BatchNorm2d(before) if final_bn else None
+        self.layer1 = _stage(64, 64, 1, preact_shortcut)
+        self.layer2 = _stage(64, 128, 2, preact_shortcut)
+        self.layer3 = _stage(128, 256, 2, preact_shortcut)
+        self.layer4 = _stage(256, 512, 2, preact_shortcut)
+        self.bn = nn.BatchNorm2d(512) if final_bn else None
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(before, num_classes)
+        self.linear = nn.Linear(512, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K)."""
-        out = self.conv1(x)
-        for i in range(1, len(STAGES) + 1):
-            out = self.get_submodule(f"layer{i}")(out)
+        out = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         if self.bn is not None:
             out = F.relu(self.bn(out))
         logits: Tensor = self.linear(self.dropout(out.mean(dim=(2, 3))))
         return logits
 
 
+def _stage(channels: int, planes: int, stride: int, preact_shortcut: bool) -> nn.Sequential:
+    first = PreActBlock(channels, planes, stride, preact_shortcut)
+    return nn.Sequential(first, PreActBlock(planes, planes, 1, preact_shortcut))
+
+
 def preactresnet18(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     final_bn: bool = True,

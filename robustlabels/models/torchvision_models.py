@@ -19,6 +19,7 @@ SMALL = 64
 def resnet18(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
@@ -52,6 +53,7 @@ def resnet18(
 def vgg16(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
@@ -95,6 +97,7 @@ def vgg16(
 def mobilenet_v2(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,

@@ -14,6 +14,7 @@ from robustlabels.models.normalize import normalized
 def vit_tiny(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     patch_size: int | None = None,

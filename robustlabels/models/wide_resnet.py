@@ -91,6 +91,7 @@ class WideResNet(nn.Module):
 def wrn_28_10(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
@@ -107,24 +108,26 @@ def wrn_28_10(
     Raises:
         ValueError: an impossible value.
     """
-    return _wide(28, num_classes, input_shape, mean, std, dropout)
+    return _wide(28, num_classes, input_shape, mean=mean, std=std, dropout=dropout)
 
 
 def wrn_34_10(
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
 ) -> nn.Module:
     """WRN-34-10, the architecture of TRADES: 46.2 million weights. See :func:`wrn_28_10`."""
-    return _wide(34, num_classes, input_shape, mean, std, dropout)
+    return _wide(34, num_classes, input_shape, mean=mean, std=std, dropout=dropout)
 
 
 def _wide(
     depth: int,
     num_classes: int,
     input_shape: tuple[int, int, int],
+    *,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     dropout: float,

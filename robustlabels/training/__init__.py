@@ -1,0 +1,40 @@
+"""Training: trainers (one file each), the engine, teachers, weight averaging."""
+
+from __future__ import annotations
+
+from robustlabels.hookspecs import Register, hookimpl
+from robustlabels.training.api import FitResult, fit, fit_config
+from robustlabels.training.averaging import ExponentialAverage
+from robustlabels.training.fast_at import FastTraining
+from robustlabels.training.loading import LoadedRun, load_run
+from robustlabels.training.pgd_at import PGDTraining
+from robustlabels.training.standard import Standard
+from robustlabels.training.step import Step
+from robustlabels.training.trades import Trades
+from robustlabels.training.trainer import BaseTrainer, Run, Trainer
+
+__all__ = [
+    "BaseTrainer",
+    "ExponentialAverage",
+    "FastTraining",
+    "FitResult",
+    "LoadedRun",
+    "PGDTraining",
+    "Run",
+    "Standard",
+    "Step",
+    "Trades",
+    "Trainer",
+    "fit",
+    "fit_config",
+    "load_run",
+]
+
+
+@hookimpl
+def register_trainers(register: Register) -> None:
+    """One factory for each trainer of the design's section 6 that is here."""
+    register("standard", Standard)
+    register("pgd-at", PGDTraining)
+    register("trades", Trades)
+    register("fast-at", FastTraining)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from robustlabels.training.pgd_at import PGDTraining
@@ -17,6 +17,7 @@ class FastTraining(PGDTraining):
     """
 
     single_step: ClassVar[bool] = True
-    attack_defaults: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 1, "relative_step": 1.25}, init=False
-    )
+
+    def attack_defaults(self, eps: float) -> dict[str, Any]:
+        """FGSM-RS."""
+        return {"steps": 1, "step_size": 1.25 * eps}

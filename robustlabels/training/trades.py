@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,11 @@ class Trades(BaseTrainer):
             raise BadValueError(f"beta must be a number of at least 0, not {self.beta!r}")
         if self.inner not in ("kl", "ce"):
             raise BadValueError(f"inner must be kl or ce, not {self.inner!r}")
-        self.attack_defaults = {"loss": self.inner, "start": "gaussian"}
+
+    def attack_defaults(self, eps: float) -> dict[str, Any]:
+        """PGD on the inner loss from a Gaussian start."""
+        del eps
+        return {"loss": self.inner, "start": "gaussian"}
 
     def loss(self, step: Step) -> Tensor:
         """CE(f(x), q) + beta KL(f(x) || f(x'))."""

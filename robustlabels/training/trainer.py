@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -40,8 +40,8 @@ class Trainer(Protocol):
     """``factory(**params)`` makes one; ``params`` are the trainer's, not the scheme's.
 
     Optional attributes, with their defaults: ``extra_outputs`` (0): outputs beside the data
-    set's classes, ordinary to the scheme; ``attack_defaults`` ({}): parameters of the run's
-    ``pgd`` where the user names no attack; ``adversarial`` (True): whether the best checkpoint
+    set's classes, ordinary to the scheme; ``attack_defaults(eps)`` ({}): parameters of the
+    run's ``pgd``, which the user's own override; ``adversarial`` (True): whether the best checkpoint
     is chosen by robust accuracy; ``single_step`` (False): whether to look for catastrophic
     overfitting several times an epoch.
     """
@@ -63,7 +63,11 @@ class BaseTrainer:
     extra_outputs: ClassVar[int] = 0
     adversarial: ClassVar[bool] = True
     single_step: ClassVar[bool] = False
-    attack_defaults: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def attack_defaults(self, eps: float) -> dict[str, Any]:
+        """PGD's own defaults."""
+        del eps
+        return {}
 
     def setup(self, run: Run) -> None:
         """Nothing to set up."""

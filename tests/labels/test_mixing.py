@@ -148,7 +148,7 @@ def test_an_empty_batch_stays_empty(scheme) -> None:
     assert mix.partner.shape == (0,)
 
 
-@pytest.mark.parametrize("alpha", [1e-3, 1e-6, 1e6])
+@pytest.mark.parametrize("alpha", [1e-30, 1e-6, 1e6, 1e30])
 def test_extreme_betas_stay_finite(alpha: float) -> None:
     """Both gammas underflow at small parameters: 0 / 0 would put NaN into the inputs."""
     generator = torch.Generator().manual_seed(0)
@@ -159,11 +159,28 @@ def test_extreme_betas_stay_finite(alpha: float) -> None:
             assert ((mix.lam >= 0) & (mix.lam <= 1)).all()
 
 
+@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.05, 0.4, 1.0, 3.0])
+def test_small_betas_hardly_mix(alpha: float) -> None:
+    """As alpha falls to 0, lam goes to 0 or 1: mixup turns off. torch's own Dirichlet sampler
+    gives .5, the strongest mix, once its gammas underflow (from about alpha = .001)."""
+    n = 20_000
+    _, mix = AdversarialLabelling(2, 0.3, alpha, alpha).perturb(
+        torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(6)
+    )
+    lam = mix.lam.double()
+    assert lam.mean().item() == pytest.approx(0.5, abs=0.015)
+    assert lam.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.005)
+
+
 @pytest.mark.parametrize("scheme", [AdversarialLabelling(3), MixUp(3)])
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), r"x must be float.*uint8"),
+        (
+            torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+            torch.tensor([0, 1]),
+            r"x must be float.*uint8",
+        ),
         (torch.zeros(3, 1, 4, 4), torch.tensor([0, 1]), r"x must have as many .*2.*3"),
     ],
 )

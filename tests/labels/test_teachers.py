@@ -75,9 +75,7 @@ def test_adr_anneals_along_half_a_cosine(progress: float) -> None:
     own = np.clip(lam - (p.max(1) - p[[0, 1], y]), 0, 1)[:, None]
     expected = own * p + (1 - own) * np.eye(3)[y]
     scheme = AnnealingRectification(3, temperature=(1.5, 1.0), interpolation=(0.5, 0.9))
-    q = scheme.labels(
-        torch.from_numpy(y), teacher_logits=torch.from_numpy(t), progress=progress
-    )
+    q = scheme.labels(torch.from_numpy(y), teacher_logits=torch.from_numpy(t), progress=progress)
     np.testing.assert_allclose(q.numpy(), expected, rtol=0, atol=1e-12)
 
 

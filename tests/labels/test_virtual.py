@@ -142,7 +142,7 @@ def test_random_mass_splits_alpha_at_random() -> None:
 
 
 def test_warmup_is_one_hot_until_its_epoch() -> None:
-    """The authors' TRADES-AWP warms up for 20 epochs of 200: vs must start at .1, not a step off."""
+    """The authors' TRADES-AWP warms up for 20 epochs of 200: vs must start at progress .1."""
     scheme = VirtualSmoothing(3, alpha=0.6, virtual_classes=2, warmup_epochs=20)
     scheme.start(epochs=200)
     y = torch.tensor([1])
@@ -197,9 +197,7 @@ def test_around_a_third_partys_frozen_scheme() -> None:
     assert scheme.inner.check_values is False
 
 
-@pytest.mark.parametrize(
-    "inner", [OneHot(4), VirtualSmoothing(3, virtual_classes=2), Frozen(3, 4)]
-)
+@pytest.mark.parametrize("inner", [OneHot(4), VirtualSmoothing(3, virtual_classes=2), Frozen(3, 4)])
 def test_refuses_an_inner_scheme_of_another_width(inner: object) -> None:
     """recipes: an inner scheme whose num_outputs is not K is refused (vs in vs among them)."""
     with pytest.raises(ValueError, match=r"inner must have 3 classes and as many outputs, not"):

@@ -1,0 +1,6 @@
+"""``python -m robustlabels``."""
+
+from robustlabels.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""``robustlabels evaluate RUN``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustlabels.cli import _show
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="RUN folder.")],
+    attacks: Annotated[str, typer.Option(help="Names, with commas.")] = "pgd,autoattack",
+    n: Annotated[int | None, typer.Option(help="Test images; all by default.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius; the run's by default.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Linf or L2; the run's by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File; RUN/evaluation.json by default.")] = None,
+    weights: Annotated[str, typer.Option(help="best, last or average.")] = "best",
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of images and the attacks.")] = 0,
+    data_root: Annotated[str | None, typer.Option(help="Folder of the data, if moved.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Judge a run on its test set: clean and robust accuracy, and calibration."""
+    from robustlabels import runs
+    from robustlabels.errors import BadValueError, RunError
+
+    path = out if out is not None else run / "evaluation.json"
+    if path.exists():
+        raise RunError(f"{path} is there already; --out FILE writes another")
+    if not path.parent.is_dir():
+        raise RunError(f"there is no folder {path.parent} to write {path.name} into")
+    names = [name.strip() for name in attacks.split(",") if name.strip()]
+    if n is not None and n < 1:
+        raise BadValueError(f"n must be at least 1, not {n}")
+
+    from robustlabels.factories import make_dataset
+    from robustlabels.plugins import host
+    from robustlabels.training import load_run
+
+    for name in names:
+        host()["attacks"].factory(name)  # refuse a misspelt one before anything is loaded
+    loaded = load_run(run, weights)
+    config = loaded.config
+    data = make_dataset(config.dataset, data_root or config.data_root)
+
+    from robustlabels.evaluation import evaluate as judge
+
+    with _show.progress_bars() as bars:
+        task = bars.add_task("evaluating", total=1.0, note="")
+
+        def progress(done: float, text: str) -> None:
+            bars.update(task, completed=done, note=text)
+
+        result: dict[str, Any] = judge(
+            loaded.model,
+            data,
+            attacks=names,
+            eps=eps if eps is not None else config.eps,
+            norm=norm if norm is not None else config.norm,
+            n=n,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            scheme=loaded.scheme if loaded.scheme is not None else loaded.num_classes,
+            progress=progress,
+        )
+    result = {
+        "run": str(run),
+        "weights": weights,
+        "weights_sha256": runs.sha256(loaded.path),
+        "labels": config.labels.model_dump(),
+        "trainer": config.trainer.model_dump(),
+        **result,
+    }
+    runs.write_json(path, result)
+    if as_json:
+        _show.print_json(result)
+        return
+    rows: list[tuple[str, str, str]] = [
+        ("clean", _show.percent(result["clean"]["top1"]), _ece(result, "clean"))
+    ]
+    rows += [
+        (name, _show.percent(found["robust_accuracy"]), _ece(result, name))
+        for name, found in result["attacks"].items()
+    ]
+    rows.append(("worst case of all", _show.percent(result["robust_accuracy"]), "-"))
+    title = f"{run}: {result['n']} test images of {result['dataset']}, {result['norm']} {result['eps']:.4g}"
+    _show.print_table(("attack", "accuracy", "ECE"), rows, title)
+    for note in _notes(result):
+        print(note)
+    print(f"written: {path}")
+
+
+def _ece(result: dict[str, Any], name: str) -> str:
+    value = result.get("ece", {}).get(name)
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    notes = [result["note"]] if result.get("note") else []
+    for name, found in result["attacks"].items():
+        notes += [f"{name}: {flag}" for flag in found.get("flags") or []]
+    return notes

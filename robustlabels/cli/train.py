@@ -1,0 +1,120 @@
+"""``robustlabels train``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustlabels.cli import _show
+
+if TYPE_CHECKING:
+    from robustlabels.training import FitResult
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("train")(train)
+
+
+def train(
+    dataset: Annotated[str | None, typer.Option(help="Data set, e.g. mnist or npz:PATH.")] = None,
+    data_root: Annotated[str | None, typer.Option(help="Folder that holds the data.")] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Label scheme.")] = None,
+    trainer: Annotated[str | None, typer.Option(help="Objective.")] = None,
+    attack: Annotated[str | None, typer.Option(help="Training attack.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius; 8/255 is exact.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Linf or L2.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="RUN folder or checkpoint.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="RUN folder; runs/... by default.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; the options override it.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any field: labels.alpha=0.3")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Train a model with a label scheme."""
+    from robustlabels.config import make_config, read_toml, set_field
+    from robustlabels.errors import BadValueError
+    from robustlabels.runs import RunFolder
+
+    if resume and out is None:
+        raise BadValueError("--resume needs --out, the run to go on with")
+    values: dict[str, Any] = {}
+    if resume and out is not None:
+        values = RunFolder.open(out).config.model_dump(exclude_none=True)
+    if config is not None:
+        values.update(read_toml(config))
+    given = {
+        "dataset": dataset,
+        "data_root": data_root,
+        "eps": eps,
+        "norm": norm,
+        "teacher": teacher,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    values.update({k: v for k, v in given.items() if v is not None})
+    named = {"model": model, "labels": labels, "trainer": trainer, "attack": attack}
+    for key, name in named.items():
+        if name is not None:
+            _rename(values, key, name)
+    for setting in settings or []:
+        set_field(values, setting)
+    resolved = make_config(values)
+    if out is None:
+        parts = (resolved.dataset, resolved.model.name, resolved.labels.name, resolved.trainer.name)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"{stamp}-{'-'.join(p.replace('/', '_') for p in parts)}"
+
+    from robustlabels.training import fit_config
+
+    with _show.progress_bars() as bars:
+        task = bars.add_task("training", total=None, note="")
+
+        def progress(done: int, total: int, record: dict[str, Any] | None) -> None:
+            bars.update(task, completed=done, total=total)
+            if record is not None:
+                bars.update(task, note=_note(record))
+                if bars.disable:
+                    print(f"epoch {record['epoch']}: {_note(record)}", flush=True)
+
+        result = fit_config(resolved, out=out, resume=resume, progress=progress)
+    _report(result)
+
+
+def _rename(values: dict[str, Any], key: str, name: str) -> None:
+    """Set a table's name; another thing's parameters would not fit it, so they go."""
+    table = values.get(key)
+    if not isinstance(table, dict) or table.get("name") != name:
+        values[key] = {"name": name}
+
+
+def _note(record: dict[str, Any]) -> str:
+    parts = [f"loss {record['train_loss']:.3f}"]
+    if "validation_accuracy" in record:
+        parts.append(f"validation: clean {record['validation_accuracy']:.1%}")
+    if "validation_robust_accuracy" in record:
+        parts.append(f"PGD {record['validation_robust_accuracy']:.1%}")
+    return ", ".join(parts)
+
+
+def _report(result: FitResult) -> None:
+    assert result.out is not None
+    if result.stopped:
+        print(result.stopped)
+    kind = "averaged weights" if result.best.get("weights") == "average" else "weights"
+    print(f"best {kind}: epoch {result.best['epoch']} of {result.config.epochs}, by validation")
+    if result.test_accuracy is not None:
+        print(f"clean accuracy on the test set: {result.test_accuracy:.2%}")
+    print(f"run: {result.out}")
+    print(f"next: robustlabels evaluate {result.out}")

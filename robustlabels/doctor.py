@@ -1,0 +1,116 @@
+"""What is installed here, what works, and which defects of others are worked around."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from robustlabels import runs
+from robustlabels.plugins import host
+
+EXTRAS = {
+    "torchattacks": ("torchattacks",),
+    "art": ("art",),
+    "robustbench": ("robustbench",),
+    "vision": ("torchvision", "timm"),
+}
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A third party's defect that we met, measured, and work around or warn of."""
+
+    package: str
+    versions: str
+    symptom: str
+    remedy: str
+
+
+DEFECTS = (
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "restores modes wrongly: a frozen batch norm comes back in train mode, an exception "
+        "leaves eval mode",
+        "every module's mode and every parameter's requires_grad are saved and restored",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "APGD and AutoAttack return tensors that carry a graph",
+        "outputs are detached",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "TIFGSM and PIFGSM* fail on images of one channel",
+        "none: use another attack there",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "the default step (2/255) does not follow eps",
+        "alpha is scaled with eps unless it is given",
+    ),
+    Defect(
+        "pyautoattack",
+        "0.2.0",
+        "state_path: a resumed evaluation raises, or returns only its own images",
+        "state_path is not used",
+    ),
+    Defect(
+        "robustbench",
+        "1.1.1",
+        "does not import as installed: needs pkg_resources (setuptools < 81) and a module "
+        "'autoattack' that the package index lacks",
+        "none yet",
+    ),
+)
+
+
+def examine() -> dict[str, Any]:
+    """The facts, as JSON: versions, devices, extras, defects of what is installed, plugins."""
+    return {
+        "versions": runs.versions(),
+        "devices": _devices(),
+        "extras": [_extra(name, modules) for name, modules in EXTRAS.items()],
+        "defects": [asdict(d) for d in DEFECTS if _installed(d.package)],
+        "plugin_errors": [
+            {"plugin": r.name, "distribution": r.distribution, "error": error}
+            for r in host().records
+            for error in r.errors
+        ],
+    }
+
+
+def _devices() -> list[dict[str, str]]:
+    import torch
+
+    devices = [
+        {"device": "cpu", "detail": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    ]
+    devices += [
+        {"device": f"cuda:{i}", "detail": torch.cuda.get_device_name(i)}
+        for i in range(torch.cuda.device_count())
+    ]
+    return devices
+
+
+def _extra(name: str, modules: tuple[str, ...]) -> dict[str, str]:
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    return {
+        "extra": name,
+        "state": f"missing: {', '.join(missing)}" if missing else "installed",
+        "command": f"pip install 'robustlabels[{name}]'" if missing else "",
+    }
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

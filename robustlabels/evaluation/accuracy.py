@@ -1,0 +1,121 @@
+"""Predictions and accuracies: the model in eval mode, in float32, left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.attacks.base import Attack, held_still
+from robustlabels.errors import BadValueError
+
+Progress = Callable[[float, str], None]
+
+
+def predict(model: nn.Module, x: Tensor, batch_size: int = 250) -> Tensor:
+    """Logits, without gradient.
+
+    Args:
+        model: maps (N, C, H, W) to logits (N, D); judged in eval mode, left as it was.
+        x: (N, C, H, W), on any device.
+        batch_size: images at a time, each batch on the model's device.
+
+    Returns:
+        float32 (N, D), on x's device.
+    """
+    device = device_of(model, x)
+    with held_still(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        parts = [model(b.to(device)).float().to(x.device) for b in x.split(batch_size)]
+    return torch.cat(parts)
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Which rows have their greatest logit at y; a row with NaN never has.
+
+    Args:
+        logits: (N, K).
+        y: int64 (N,).
+
+    Returns:
+        bool (N,).
+    """
+    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
+
+
+def top_k_accuracy(logits: Tensor, y: Tensor, k: int) -> float:
+    """Share of the rows that have y among their k greatest logits; of equal ones the first count.
+
+    Args:
+        logits: (N, K), N at least 1.
+        y: int64 (N,).
+        k: from 1 to K.
+    """
+    if not 1 <= k <= logits.shape[1]:
+        raise BadValueError(f"k must be from 1 to {logits.shape[1]}, not {k}")
+    _some(y)
+    if k == 1:
+        found = correct(logits, y)
+    else:
+        # Stable, so that a constant classifier isn't right about every class at once.
+        top = logits.argsort(dim=1, descending=True, stable=True)[:, :k]
+        found = (top == y.unsqueeze(1)).any(dim=1) & ~logits.isnan().any(dim=1)
+    return share(found)
+
+
+def robust_accuracy(
+    model: nn.Module,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> tuple[float, Tensor]:
+    """Share of the samples that are classified correctly before and after an attack.
+
+    Args:
+        model: maps (N, C, H, W) in [0, 1] to logits (N, K).
+        attack: sees the hard labels.
+        x: (N, C, H, W) in [0, 1], N at least 1.
+        y: int64 (N,).
+        batch_size: images at a time.
+        progress: called as ``progress(share, text)`` after each batch.
+
+    Returns:
+        The accuracy, and the adversarial inputs (N, C, H, W) on x's device.
+    """
+    _some(y)
+    device = device_of(model, x)
+    robust, found = [], []
+    done = 0
+    for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        xb_there, yb_there = xb.to(device), yb.to(device)
+        with held_still(model), torch.autocast(device.type, enabled=False):
+            x_adv = attack(model, xb_there, yb_there).detach()
+        if x_adv.shape != xb.shape:
+            raise BadValueError(
+                f"{attack!r} returned {tuple(x_adv.shape)} for inputs {tuple(xb.shape)}"
+            )
+        # The attack may have left another mode: predict sets its own.
+        right = correct(predict(model, xb_there), yb_there)
+        robust.append((right & correct(predict(model, x_adv), yb_there)).to(y.device))
+        found.append(x_adv.to(x.device))
+        done += len(yb)
+        if progress is not None:
+            progress(done / len(y), f"{int(torch.cat(robust).sum())} robust of {done}")
+    return share(torch.cat(robust)), torch.cat(found)
+
+
+def share(found: Tensor) -> float:
+    """The exact share of True in a bool tensor (N,), N at least 1."""
+    return int(found.sum()) / len(found)
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where the model's first parameter is; x's device if it has none."""
+    return next((p.device for p in model.parameters()), x.device)
+
+
+def _some(y: Tensor) -> None:
+    if len(y) == 0:
+        raise BadValueError("no samples to judge: x and y are empty")

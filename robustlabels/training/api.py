@@ -1,0 +1,338 @@
+"""``fit``: from names and objects to a trained model and its RUN folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustlabels import __version__, runs
+from robustlabels.config import Config, make_config
+from robustlabels.data import TensorSplit, as_dataset
+from robustlabels.errors import BadValueError, RunError
+from robustlabels.training.assembly import Assembly, Given, assemble
+from robustlabels.training.engine import Keeper, Outcome, Record, Weights
+from robustlabels.training.loading import OPAQUE
+from robustlabels.training.randomness import preserved
+from robustlabels.training.teachers import Teacher
+from robustlabels.training.validation import validate
+
+Progress = Callable[[int, int, Record | None], None]
+STATE_FILE = "state.pt"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training gave.
+
+    Attributes:
+        model: the trained model with the best weights, in eval mode, all its outputs; the
+            deployed classifier is ``robustlabels.real_classes(model, scheme)``.
+        scheme: the label scheme.
+        config: resolved and complete.
+        history: a record for each epoch.
+        best: the best epoch's record: "weights" is "raw" or "average".
+        last: the last epoch's raw weights.
+        average: the last averaged weights, with ``weight_averaging``.
+        test_accuracy: clean accuracy of the best weights on the test set, or None without one;
+            reported, never used to choose.
+        stopped: why training ended early, or None.
+        out: the RUN folder, or None.
+    """
+
+    model: nn.Module
+    scheme: Any
+    config: Config
+    history: list[Record]
+    best: Record
+    last: Weights
+    average: Weights | None
+    test_accuracy: float | None
+    stopped: str | None
+    out: Path | None
+
+
+def fit(
+    model: str | nn.Module | Mapping[str, Any] = "small-cnn",
+    data: Any = "digits",
+    scheme: Any = "one-hot",
+    trainer: Any = "pgd-at",
+    attack: Any = None,
+    eps: str | float = "8/255",
+    epochs: int = 30,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    teacher: Teacher | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    num_classes: int | None = None,
+    **options: Any,
+) -> FitResult:
+    """Train a model with a label scheme; ``robustlabels train`` in Python.
+
+    Args:
+        model: a name, a table with ``name`` and parameters, or any ``nn.Module`` that maps
+            (N, C, H, W) in [0, 1] to logits. A module is trained in place, its last linear layer
+            widened where the scheme needs more outputs.
+        data: a name, a pair ``(x, y)``, a pair of pairs (train, test), a torch data set or a
+            loader.
+        scheme: a name, a table, or a scheme.
+        trainer: a name, a table, or a trainer.
+        attack: of the training: a name, a table, or an attack; the trainer's own by default.
+        eps: radius of the threat model; "8/255" is exact.
+        epochs: passes over the training data.
+        seed: of everything random. The caller's own generators are left as they were.
+        out: RUN folder to write; it must be new or empty, or the run to ``resume``.
+        teacher: for schemes with a frozen one: a RUN folder, a checkpoint file or a module.
+        resume: go on where the run in ``out`` was; it ends with the bits of one never stopped.
+        progress: called with (completed steps, all steps, the epoch's record or None).
+        num_classes: K, for tensors that may lack the last classes.
+        **options: any other field of ``robustlabels.config.Config``, tables as dicts.
+
+    Returns:
+        The result; its model has the best weights by validation.
+
+    Raises:
+        ValueError: a bad argument. KeyError: an unknown name. RuntimeError: a broken or foreign
+            run, or training that diverged.
+    """
+    values: dict[str, Any] = {
+        "eps": eps,
+        "epochs": epochs,
+        "seed": seed,
+        **options,
+    }
+    given = Given()
+    values["model"] = _named(model, nn.Module, given, "model")
+    values["labels"] = _named(scheme, None, given, "scheme")
+    values["trainer"] = _named(trainer, None, given, "trainer")
+    values["attack"] = None if attack is None else _named(attack, None, given, "attack")
+    if isinstance(data, str):
+        values["dataset"] = data
+    else:
+        given.data = as_dataset(data, num_classes)
+        given.names.append("data")
+        values["dataset"] = f"{OPAQUE}{type(data).__name__}"
+    if isinstance(teacher, nn.Module):
+        given.teacher = teacher
+        given.names.append("teacher")
+        values["teacher"] = f"{OPAQUE}{type(teacher).__name__}"
+    elif teacher is not None:
+        values["teacher"] = str(teacher)
+    return fit_config(
+        make_config(values),
+        out=None if out is None else Path(out),
+        resume=resume,
+        progress=progress,
+        given=given,
+    )
+
+
+def fit_config(
+    config: Config,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    given: Given | None = None,
+) -> FitResult:
+    """Train what a config says; see :func:`fit`."""
+    if resume and out is None:
+        raise BadValueError("resume needs out, the run to go on with")
+    with preserved(), _determinism(config.deterministic):
+        assembly = assemble(config, given or Given())
+        folder, state = _open(out, resume, assembly.config, assembly.facts)
+        if state is not None:
+            assembly.engine.load_state(state)
+        return _train(assembly, folder, progress)
+
+
+class _MemoryKeeper(Keeper):
+    """Keeps the best weights, and tells the caller how far training is."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.best: Weights | None = None
+        self._progress = progress
+
+    def on_step(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(done, total, None)
+
+    def on_best(self, weights: Weights, record: Record) -> None:
+        self.best = {k: v.detach().clone() for k, v in weights.items()}
+
+    def on_epoch(self, history: list[Record], done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(done, total, history[-1])
+
+
+class _FolderKeeper(_MemoryKeeper):
+    """Keeps everything in a RUN folder."""
+
+    def __init__(self, progress: Progress | None, folder: runs.RunFolder) -> None:
+        super().__init__(progress)
+        self._folder = folder
+
+    def on_best(self, weights: Weights, record: Record) -> None:
+        meta = {"robustlabels": __version__, "epoch": str(record["epoch"])}
+        runs.save_weights(self._folder.path / runs.BEST, weights, meta)
+
+    def on_epoch(self, history: list[Record], done: int, total: int) -> None:
+        self._folder.write_metrics(history)
+        super().on_epoch(history, done, total)
+
+    def on_state(self, state: dict[str, Any]) -> None:
+        with runs.atomic_file(self._folder.path / runs.STATE / STATE_FILE) as file:
+            torch.save(state, file)
+
+
+def _train(
+    assembly: Assembly, folder: runs.RunFolder | None, progress: Progress | None
+) -> FitResult:
+    engine = assembly.engine
+    keeper = _MemoryKeeper(progress) if folder is None else _FolderKeeper(progress, folder)
+    checked = engine.scheme.check_values
+    # Labels in memory were checked when they were loaded; those that stream in were not.
+    engine.scheme.check_values = not isinstance(engine.split, TensorSplit)
+    try:
+        outcome = engine.run(keeper)
+    except Exception as error:
+        if folder is not None:
+            folder.update_summary(status="failed", stopped=str(error))
+        raise
+    finally:
+        engine.scheme.check_values = checked
+    return _finish(assembly, folder, outcome, keeper.best)
+
+
+def _finish(
+    assembly: Assembly,
+    folder: runs.RunFolder | None,
+    outcome: Outcome,
+    best: Weights | None,
+) -> FitResult:
+    engine, config = assembly.engine, assembly.config
+    last = {k: v.detach().clone() for k, v in engine.model.state_dict().items()}
+    average: Weights | None = None
+    if config.weight_averaging:
+        average = engine.averages[config.weight_averaging].state_dict()
+    record = outcome.best or {"epoch": 0, "weights": "raw"}
+    if folder is not None:
+        best = runs.load_weights(folder.weights("best"))
+    assert best is not None  # the engine hands out weights whichever way it ends
+    engine.model.load_state_dict(best)
+    engine.model.eval()
+    test = _test_accuracy(assembly)
+    if folder is not None:
+        runs.save_weights(folder.path / runs.LAST, last, {"robustlabels": __version__})
+        if average is not None:
+            runs.save_weights(folder.path / runs.AVERAGE, average, {"robustlabels": __version__})
+        folder.update_summary(
+            status="stopped" if outcome.stopped else "finished",
+            stopped=outcome.stopped,
+            finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            best=record,
+            last=outcome.history[-1] if outcome.history else None,
+            test_accuracy=test,
+            weights_sha256=runs.sha256(folder.weights("best")),
+        )
+    return FitResult(
+        model=engine.model,
+        scheme=engine.scheme,
+        config=config,
+        history=outcome.history,
+        best=record,
+        last=last,
+        average=average,
+        test_accuracy=test,
+        stopped=outcome.stopped,
+        out=None if folder is None else folder.path,
+    )
+
+
+def _test_accuracy(assembly: Assembly) -> float | None:
+    engine, split = assembly.engine, assembly.test
+    if split is None or len(split) == 0:
+        return None
+    found = validate(
+        engine.model,
+        split,
+        torch.arange(len(split)),
+        num_classes=engine.num_classes,
+        attack=None,
+        batch_size=max(engine.config.batch_size, 256),
+        device=engine.device,
+    )
+    return found.clean
+
+
+def _open(
+    out: Path | None, resume: bool, config: Config, facts: dict[str, Any]
+) -> tuple[runs.RunFolder | None, Any]:
+    """The run's folder, new or resumed, and the state to go on from."""
+    if out is None:
+        return None, None
+    if not resume:
+        provenance = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": runs.versions(),
+            "git": runs.git_commit(),
+        }
+        return runs.RunFolder.create(out, config, {**facts, **provenance}), None
+    folder = runs.RunFolder.open(out)
+    theirs, ours = folder.config.model_dump(), config.model_dump()
+    for name in ours:
+        if name != "device" and theirs[name] != ours[name]:
+            raise RunError(
+                f"{out} was started with {name} = {theirs[name]!r}, not {ours[name]!r}: "
+                "resume it with the same settings, or train into another folder"
+            )
+    summary = folder.summary
+    for name in ("data_sha256", "num_outputs", "input_shape"):
+        if summary.get(name) != facts[name]:
+            raise RunError(f"{out} was trained on other data: {name} differs")
+    if summary.get("threads") != facts["threads"]:
+        # Not an error: the result is as good, but other sums may round differently.
+        folder.update_summary(threads_resumed=facts["threads"])
+    path = out / runs.STATE / STATE_FILE
+    if not path.exists():
+        return folder, None
+    try:
+        return folder, torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RunError(f"{path} is corrupt ({type(error).__name__}); train afresh") from error
+
+
+def _named(thing: Any, kind: type | None, given: Given, slot: str) -> dict[str, Any]:
+    """The config's table for a name, a table or an object."""
+    if isinstance(thing, str):
+        return {"name": thing}
+    if isinstance(thing, Mapping):
+        return dict(thing)
+    if kind is not None and not isinstance(thing, kind):
+        raise BadValueError(f"{slot} must be a name, a table or a {kind.__name__}, not {thing!r}")
+    setattr(given, slot, thing)
+    given.names.append(slot)
+    return {"name": f"{OPAQUE}{type(thing).__name__}"}
+
+
+@contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Only deterministic kernels, if wanted; the caller's settings come back."""
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        if wanted:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,244 @@
+"""From a config, and objects given from Python, to an engine that is ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels import __version__
+from robustlabels.attacks import Attack
+from robustlabels.config import Config, Named
+from robustlabels.data import DataSet, Split, TensorSplit
+from robustlabels.errors import BadValueError, DataError
+from robustlabels.factories import (
+    make_attack,
+    make_dataset,
+    make_model,
+    make_scheme,
+    make_trainer,
+)
+from robustlabels.labels import complete
+from robustlabels.models import adapt_model
+from robustlabels.training.engine import Engine, label_attack_mismatch
+from robustlabels.training.randomness import derived_seed, seed_everything
+from robustlabels.training.teachers import Teacher, load_teacher
+from robustlabels.training.trainer import Run
+
+
+@dataclass
+class Given:
+    """Objects from Python that stand in for names of the config."""
+
+    model: nn.Module | None = None
+    data: DataSet | None = None
+    scheme: Any = None
+    trainer: Any = None
+    attack: Attack | None = None
+    teacher: Teacher | None = None
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """An engine, and what else the caller should know.
+
+    Attributes:
+        engine: ready to run.
+        config: resolved and complete.
+        test: the test split, or None.
+        facts: what run.json says of the data, the model and the machine.
+    """
+
+    engine: Engine
+    config: Config
+    test: Split | None
+    facts: dict[str, Any]
+
+
+def assemble(config: Config, given: Given) -> Assembly:
+    """Make everything that a config names, check that it fits together, and resolve the config.
+
+    Raises:
+        ValueError, KeyError: something is unknown, impossible or doesn't fit.
+    """
+    device = _device(config.device)
+    data = given.data or make_dataset(config.dataset, config.data_root)
+    split = data.train_split()
+    _check_labels(split, data)
+    trainer = given.trainer or make_trainer(config.trainer.name, **config.trainer.params)
+    classes = data.num_classes + int(getattr(trainer, "extra_outputs", 0))
+    if given.scheme is None:
+        scheme = make_scheme(config.labels.name, classes, **config.labels.params)
+    else:
+        scheme = complete(given.scheme, config.labels.name)
+        if scheme.num_classes != classes:
+            raise BadValueError(
+                f"the scheme has {scheme.num_classes} classes; {data.name!r} with this trainer "
+                f"has {classes}"
+            )
+    attack, config = _attack(config, given, trainer)
+    mixes = "mix" in scheme.needs
+    mismatch = label_attack_mismatch(scheme, attack, mixes)
+    if mismatch is not None:
+        raise BadValueError(mismatch)
+    config = _with_normalization(config, data) if given.model is None else config
+
+    def new_model(outputs: int) -> nn.Module:
+        if given.model is not None:
+            raise BadValueError(
+                "a checkpoint as teacher needs a named architecture; with a model from Python "
+                "give the teacher as a module too"
+            )
+        return make_model(config.model.name, outputs, data.input_shape, **config.model.params)
+
+    seed_everything(derived_seed(config.seed, "weights"))
+    if given.model is None:
+        model = new_model(scheme.num_outputs)
+    else:
+        model = adapt_model(given.model, scheme)
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _check_outputs(model, data, scheme, device)
+
+    def teacher() -> nn.Module:
+        named = given.teacher or config.teacher
+        if named is None:
+            raise BadValueError(
+                f"{config.labels.name} needs a teacher: a run, a checkpoint or a model "
+                "(--teacher, or fit(teacher=...))"
+            )
+        return load_teacher(named, data.num_classes, new_model).to(device)
+
+    frozen = teacher() if scheme.teacher == "frozen" else None
+    indices, held_out = _hold_out(len(split), config)
+    trainer.setup(Run(model, scheme, data.num_classes, device, config, teacher))
+    engine = Engine(
+        model=model,
+        scheme=scheme,
+        trainer=trainer,
+        attack=attack,
+        split=split,
+        train_indices=indices,
+        validation_indices=held_out,
+        config=config,
+        num_classes=data.num_classes,
+        device=device,
+        teacher=frozen,
+    )
+    facts = {
+        "robustlabels": __version__,
+        "status": "running",
+        "dataset": data.name,
+        "note": data.note,
+        "num_classes": data.num_classes,
+        "scheme_classes": classes,
+        "num_outputs": scheme.num_outputs,
+        "input_shape": list(data.input_shape),
+        "train_samples": len(indices),
+        "validation_samples": len(held_out),
+        "data_sha256": _data_hash(split),
+        "opaque": given.names,
+        "seed": config.seed,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+    return Assembly(engine, config, data.test, facts)
+
+
+def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]:
+    if given.attack is not None:
+        return given.attack, config
+    named = config.attack or Named(name="pgd")
+    defaults: dict[str, Any] = {}
+    if named.name == "pgd" and hasattr(trainer, "attack_defaults"):
+        defaults = trainer.attack_defaults(config.radius)
+    params = {**defaults, **named.params}
+    attack = make_attack(named.name, config.radius, config.norm, **params)
+    return attack, config.model_copy(update={"attack": Named(name=named.name, **params)})
+
+
+def _with_normalization(config: Config, data: DataSet) -> Config:
+    if not config.normalize:
+        return config
+    if not data.mean:
+        raise BadValueError(f"normalize: {data.name!r} has no known mean and std")
+    params = {"mean": list(data.mean), "std": list(data.std), **config.model.params}
+    return config.model_copy(update={"model": Named(name=config.model.name, **params)})
+
+
+def _hold_out(n: int, config: Config) -> tuple[Tensor, Tensor]:
+    """Training and validation indices; the validation part never includes the test set."""
+    wanted = config.validation
+    if wanted is None:
+        count = min(1000, n // 10)
+    else:
+        count = int(wanted * n) if isinstance(wanted, float) else wanted
+    if n - count < 2:
+        raise BadValueError(
+            f"validation {wanted!r} leaves {max(n - count, 0)} of {n} samples to train on"
+        )
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, "validation"))
+    order = torch.randperm(n, generator=generator)
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def _check_labels(split: Split, data: DataSet) -> None:
+    if len(split) < 2:
+        raise DataError(f"data set {data.name!r} has {len(split)} training samples; 2 are needed")
+    if isinstance(split, TensorSplit):
+        low, high = int(split.y.min()), int(split.y.max())
+        if low < 0 or high >= data.num_classes:
+            raise DataError(
+                f"data set {data.name!r} has labels from {low} to {high}; with "
+                f"{data.num_classes} classes they must be in [0, {data.num_classes - 1}]"
+            )
+
+
+@torch.no_grad()
+def _check_outputs(model: nn.Module, data: DataSet, scheme: Any, device: torch.device) -> None:
+    was_training = model.training
+    try:
+        shape = tuple(model.eval()(torch.full((2, *data.input_shape), 0.5, device=device)).shape)
+    except (RuntimeError, ValueError) as error:
+        raise BadValueError(
+            f"the model does not take inputs of shape {data.input_shape} of {data.name!r}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+    finally:
+        model.train(was_training)
+    if shape != (2, scheme.num_outputs):
+        raise BadValueError(
+            f"the model gives outputs of shape {shape} for 2 inputs; the scheme needs "
+            f"{(2, scheme.num_outputs)} (robustlabels.adapt_model widens a linear layer)"
+        )
+
+
+def _data_hash(split: Split) -> str | None:
+    if not isinstance(split, TensorSplit):
+        return None
+    digest = hashlib.sha256()
+    for tensor in (split.x, split.y):
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadValueError(
+            f"device {name!r} is not available: {' '.join(str(error).split())[:120]}"
+        ) from None
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

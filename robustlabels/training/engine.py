@@ -1,0 +1,392 @@
+"""The engine: runs a trainer over data, and owns everything that is not the objective.
+
+The six stages of a step are in :meth:`Engine._backward`; the loop around them in
+:meth:`Engine.run`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.attacks import PGD, Attack
+from robustlabels.config import Config
+from robustlabels.data import Split
+from robustlabels.errors import TrainingError
+from robustlabels.training.augmentation import augment
+from robustlabels.training.averaging import ExponentialAverage
+from robustlabels.training.optimizers import make_optimizer, rate_factor, set_rate
+from robustlabels.training.randomness import derived_seed, seed_everything
+from robustlabels.training.step import Step
+from robustlabels.training.validation import Accuracy, validate
+from robustlabels.training.watch import LossWatch, OverfittingWatch
+
+STATE_VERSION = 1
+LOOKS_PER_EPOCH = 4
+SECONDS_BETWEEN_SAVES = 300.0
+Record = dict[str, Any]
+Weights = dict[str, Tensor]
+
+
+class Keeper:
+    """What the engine hands out as it goes; this one keeps nothing."""
+
+    def on_step(self, done: int, total: int) -> None:
+        """After each optimizer step."""
+
+    def on_best(self, weights: Weights, record: Record) -> None:
+        """New best weights (raw or averaged), live ones, and their epoch's record."""
+
+    def on_epoch(self, history: list[Record], done: int, total: int) -> None:
+        """After each epoch: every epoch's record so far; ``on_state`` follows."""
+
+    def on_state(self, state: dict[str, Any]) -> None:
+        """Everything that resuming needs, live tensors."""
+
+
+@dataclass
+class Outcome:
+    """How training ended.
+
+    Attributes:
+        history: a record for each epoch.
+        best: the record of the best epoch.
+        stopped: why it ended early, or None.
+    """
+
+    history: list[Record]
+    best: Record | None
+    stopped: str | None = None
+
+
+@dataclass
+class _Sums:
+    """Running sums of an epoch, on the device: reading them would make a GPU wait."""
+
+    loss: Tensor
+    correct: Tensor
+    seen: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> _Sums:
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+
+@dataclass
+class Engine:
+    """Trains ``model`` in place.
+
+    Attributes:
+        model: on the device, in the mode that it should train in.
+        scheme: the label scheme.
+        trainer: the objective.
+        attack: the training attack.
+        split: the training split.
+        train_indices: int64, the samples that are trained on.
+        validation_indices: int64, those that choose the best checkpoint; may be empty.
+        config: the resolved config.
+        num_classes: K.
+        device: of the model.
+        teacher: the frozen teacher, where the scheme has one.
+    """
+
+    model: nn.Module
+    scheme: Any
+    trainer: Any
+    attack: Attack
+    split: Split
+    train_indices: Tensor
+    validation_indices: Tensor
+    config: Config
+    num_classes: int
+    device: torch.device
+    teacher: nn.Module | None = None
+    averages: dict[float, ExponentialAverage] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        decays = [config.weight_averaging] if config.weight_averaging else []
+        if self.scheme.teacher == "ema":
+            decays.append(float(self.scheme.ema_decay))
+        # One copy serves both where the decays agree: ADR's teacher is then the average itself.
+        self.averages = {decay: ExponentialAverage(self.model, decay) for decay in decays}
+        n, size = len(self.train_indices), config.batch_size
+        # A last batch of one sample would break batch norm, so it is left out.
+        self.steps_per_epoch = max(1, n // size + (n % size > 1))
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.done = 0
+        self.history: list[Record] = []
+        self.best: Record | None = None
+        self._adversarial = bool(getattr(self.trainer, "adversarial", True))
+        self._single_step = bool(getattr(self.trainer, "single_step", False))
+        self._watch = OverfittingWatch(self.num_classes)
+        self._losses = LossWatch(self.device)
+        self._generator = torch.Generator(self.device)
+        self._sums = _Sums.zero(self.device)
+        self._validation_attack = PGD(config.radius, config.norm) if self._adversarial else None
+        if hasattr(self.scheme, "start"):
+            self.scheme.start(config.epochs)
+
+    def run(self, keeper: Keeper) -> Outcome:
+        """Train from where we are to the end.
+
+        Raises:
+            TrainingError: the loss became NaN or infinite.
+        """
+        saved = time.monotonic()
+        while self.done < self.total_steps:
+            for x, y, index in self._rest_of_epoch():
+                started = time.perf_counter()
+                self._step(x, y, index)
+                self._sums.seconds += time.perf_counter() - started
+                self.done += 1
+                keeper.on_step(self.done, self.total_steps)
+                message = self._look_for_overfitting()
+                if message is not None:
+                    return self._stop(message, keeper)
+                if self.done % self.steps_per_epoch == 0:
+                    break
+                if self._save_is_due(saved):
+                    self._refuse_broken()
+                    keeper.on_state(self.state())
+                    saved = time.monotonic()
+            message = self._end_epoch(keeper)
+            saved = time.monotonic()
+            if message is not None:
+                return self._stop(message, keeper)
+        return Outcome(self.history, self.best)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs, as tensors and plain values."""
+        return {
+            "version": STATE_VERSION,
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averages": {str(d): a.state_dict() for d, a in self.averages.items()},
+            "trainer": _own_state(self.trainer),
+            "scheme": _own_state(self.scheme),
+            "history": self.history,
+            "best": self.best,
+            "watch": self._watch.best,
+            "sums": {
+                "loss": self._sums.loss,
+                "correct": self._sums.correct,
+                "seen": self._sums.seen,
+                "seconds": self._sums.seconds,
+            },
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, on the same config and data."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for decay, average in self.averages.items():
+            average.load_state_dict(state["averages"][str(decay)])
+        for owner, saved in ((self.trainer, state["trainer"]), (self.scheme, state["scheme"])):
+            if saved is not None:
+                owner.load_state_dict(saved)
+        self.done, self.history, self.best = state["done"], state["history"], state["best"]
+        self._watch.best = state["watch"]
+        sums = state["sums"]
+        self._sums = _Sums(
+            sums["loss"].to(self.device),
+            sums["correct"].to(self.device),
+            sums["seen"],
+            sums["seconds"],
+        )
+
+    def _rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The batches that are left of the present epoch, in the order that its seed gives."""
+        epoch, first = divmod(self.done, self.steps_per_epoch)
+        order = torch.Generator().manual_seed(derived_seed(self.config.seed, "order", epoch))
+        shuffled = self.train_indices[torch.randperm(len(self.train_indices), generator=order)]
+        batches = shuffled.split(self.config.batch_size)[first : self.steps_per_epoch]
+        for index, (x, y) in zip(batches, self.split.batches(batches, self.device), strict=True):
+            yield x, y, index.to(self.device)
+
+    def _step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
+        """One optimizer step, on the batch in ``accumulate`` parts."""
+        config = self.config
+        seed_everything(derived_seed(config.seed, "step", self.done))
+        self._generator.manual_seed(derived_seed(config.seed, "augment", self.done))
+        x = augment(x, config.augment.crop_padding, config.augment.flip, self._generator)
+        if config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        factor = rate_factor(config.schedule, self.done, self.total_steps, config.epochs)
+        set_rate(self.optimizer, config.optimizer.learning_rate * factor)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        chunks = (t.chunk(config.accumulate) for t in (x, y, index))
+        for x_part, y_part, index_part in zip(*chunks, strict=True):
+            self._backward(x_part, y_part, index_part, len(x_part) / len(x))
+        if config.optimizer.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_grad_norm)
+        self.optimizer.step()
+        for average in self.averages.values():
+            average.update()
+        self._sums.seen += len(x)
+
+    def _backward(self, x: Tensor, y: Tensor, index: Tensor, share: float) -> None:
+        """The six stages of the design's section 2, up to the gradient."""
+        x, mix = self.scheme.perturb(x, y, self._generator)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
+            step = Step(
+                model=self.model,
+                x=x,
+                y=y,
+                index=index,
+                scheme=self.scheme,
+                num_classes=self.num_classes,
+                progress=self.done / self.total_steps,
+                attack=self.attack,
+                teacher_logits=self._teach(x),
+                mix=mix,
+            )
+            self.trainer.inputs(step)
+            loss = self.trainer.loss(step)
+        (loss * share).backward()
+        self._sums.loss += loss.detach() * len(x)
+        if step.correct is not None:
+            self._sums.correct += step.correct
+        if self._losses.saw(loss):
+            self._refuse_broken()
+
+    @torch.no_grad()
+    def _teach(self, x: Tensor) -> Tensor | None:
+        if self.scheme.teacher is None:
+            return None
+        if self.scheme.teacher == "ema":
+            teacher = self.averages[float(self.scheme.ema_decay)].model
+        else:
+            assert self.teacher is not None  # fit() has checked
+            teacher = self.teacher
+        logits: Tensor = teacher(x)
+        return logits.float()
+
+    def _end_epoch(self, keeper: Keeper) -> str | None:
+        """Record, validate, keep the best, save. Returns a reason to stop, or None."""
+        self._refuse_broken()
+        epoch = self.done // self.steps_per_epoch
+        sums, self._sums = self._sums, _Sums.zero(self.device)
+        record: Record = {
+            "epoch": epoch,
+            "step": self.done,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": float(sums.loss) / sums.seen,
+            "train_accuracy": int(sums.correct) / sums.seen,
+            "seconds": round(sums.seconds, 3),
+        }
+        self.history.append(record)
+        message = None
+        last = self.done == self.total_steps
+        if len(self.validation_indices) == 0:
+            self.best = record
+            if last:
+                keeper.on_best(self._final_weights(), record)
+        elif last or epoch % self.config.validate_every == 0:
+            message = self._choose(record, keeper)
+        keeper.on_epoch(self.history, self.done, self.total_steps)
+        keeper.on_state(self.state())
+        return message
+
+    def _choose(self, record: Record, keeper: Keeper) -> str | None:
+        """Validate the raw and the averaged weights; keep whichever is the best so far."""
+        candidates: dict[str, nn.Module] = {"raw": self.model}
+        if self.config.weight_averaging:
+            candidates["average"] = self.averages[self.config.weight_averaging].model
+        message = None
+        for name, model in candidates.items():
+            found = self._validate(model, self.validation_indices)
+            suffix = "" if name == "raw" else "_average"
+            record[f"validation_accuracy{suffix}"] = found.clean
+            if found.robust is not None:
+                record[f"validation_robust_accuracy{suffix}"] = found.robust
+                if name == "raw":
+                    message = self._watch.saw(found.clean, found.robust, record["train_accuracy"])
+            if self.best is None or found.rank > tuple(self.best["rank"]):
+                self.best = {**record, "weights": name, "rank": list(found.rank)}
+                keeper.on_best(model.state_dict(), self.best)
+        return message
+
+    def _validate(self, model: nn.Module, indices: Tensor) -> Accuracy:
+        # The same random starts at every epoch, so that epochs can be compared.
+        seed_everything(derived_seed(self.config.seed, "validate"))
+        return validate(
+            model,
+            self.split,
+            indices,
+            num_classes=self.num_classes,
+            attack=self._validation_attack,
+            batch_size=self.config.batch_size,
+            device=self.device,
+        )
+
+    def _final_weights(self) -> Weights:
+        decay = self.config.weight_averaging
+        return (self.averages[decay].model if decay else self.model).state_dict()
+
+    def _look_for_overfitting(self) -> str | None:
+        """Between epochs' ends, for single-step trainers: PGD on one held-out batch."""
+        every = max(1, self.steps_per_epoch // LOOKS_PER_EPOCH)
+        here = self.done % self.steps_per_epoch
+        if not self._single_step or here == 0 or here % every:
+            return None
+        if len(self.validation_indices) == 0:
+            return None
+        found = self._validate(self.model, self.validation_indices[: self.config.batch_size])
+        assert found.robust is not None  # single-step trainers are adversarial
+        training = int(self._sums.correct) / self._sums.seen
+        return self._watch.saw(found.clean, found.robust, training)
+
+    def _stop(self, message: str, keeper: Keeper) -> Outcome:
+        where = f"at step {self.done} of {self.total_steps}"
+        kept = f"; the best checkpoint (epoch {self.best['epoch']}) is kept" if self.best else ""
+        if self.best is None:
+            keeper.on_best(self._final_weights(), {"epoch": 0, "weights": "raw", "rank": [0, 0]})
+        return Outcome(self.history, self.best, f"stopped {where}: {message}{kept}")
+
+    def _refuse_broken(self) -> None:
+        if self._losses.broken():
+            kept = (
+                f"the best checkpoint (epoch {self.best['epoch']}) is kept"
+                if self.best
+                else "no checkpoint was good yet"
+            )
+            raise TrainingError(
+                f"the loss became NaN or infinite by step {self.done + 1} of {self.total_steps}; "
+                f"{kept}; lower optimizer.lr or set optimizer.clip_grad_norm=1"
+            )
+
+    def _save_is_due(self, saved: float) -> bool:
+        if self.config.save_every is not None:
+            return self.done % self.config.save_every == 0
+        return time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+
+
+def _own_state(thing: Any) -> Any:
+    """The state of a trainer or scheme that has one (``state_dict``), else None."""
+    return thing.state_dict() if hasattr(thing, "state_dict") else None
+
+
+def label_attack_mismatch(scheme: Any, attack: Any, mixes: bool) -> str | None:
+    """Why this attack can't see this scheme's labels, or None."""
+    soft = scheme.attack_labels == "soft" or mixes
+    if soft and not getattr(attack, "takes_soft_labels", True):
+        return (
+            f"the training attack {attack!r} takes class indices only, but the scheme's attack "
+            "sees soft labels: use pgd"
+        )
+    return None

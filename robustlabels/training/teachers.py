@@ -1,0 +1,48 @@
+"""Frozen teachers: a run, a checkpoint of the student's architecture, or a model from Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from robustlabels import runs
+from robustlabels.errors import BadValueError
+from robustlabels.models import real_classes
+
+Teacher = str | Path | nn.Module
+
+
+def load_teacher(
+    teacher: Teacher, num_classes: int, student: Callable[[int], nn.Module]
+) -> nn.Module:
+    """The teacher, frozen, in eval mode, with K outputs.
+
+    Args:
+        teacher: a RUN folder (its best weights), a checkpoint file, or a module.
+        num_classes: K.
+        student: makes a new model of the student's architecture with that many outputs, for
+            checkpoint files.
+
+    Raises:
+        RunError: nothing is there, or it is not what it should be.
+    """
+    if isinstance(teacher, nn.Module):
+        model = copy.deepcopy(teacher)
+    elif Path(teacher).is_dir():
+        from robustlabels.training.loading import load_run
+
+        run = load_run(Path(teacher))
+        if run.num_classes != num_classes:
+            raise BadValueError(
+                f"teacher {teacher} has {run.num_classes} classes; the data has {num_classes}"
+            )
+        model = run.model
+    else:
+        path = Path(teacher)
+        state = runs.load_weights(path)
+        model = student(num_classes)
+        runs.load_into(model, state, path)
+    return real_classes(model, num_classes).eval().requires_grad_(False)

@@ -72,6 +72,8 @@ def make_scheme(name: str, num_classes: int, **params: Any) -> Any:
         table = dict(inner)
         if not isinstance(table.get("name"), str):
             raise BadValueError("inner needs a name, e.g. inner={'name': 'adr'}")
+        if "num_classes" in table:
+            raise BadValueError("inner takes no num_classes: it has those of the outer scheme")
         params["inner"] = make_scheme(table.pop("name"), num_classes, **table)
     made = build("schemes", name, params, num_classes=num_classes)
     from robustlabels.labels import complete

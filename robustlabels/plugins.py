@@ -19,7 +19,7 @@ from typing import Any
 import pluggy
 
 from robustlabels import hookspecs
-from robustlabels.errors import BadValueError, UnknownNameError, nearest
+from robustlabels.errors import BadValueError, UnknownNameError, UserError, nearest
 from robustlabels.hookspecs import HOOKS, PROJECT, Factory, Register
 
 SELECT_VARIABLE = "ROBUSTLABELS_PLUGINS"
@@ -297,7 +297,7 @@ def build(kind: str, name: str, params: Mapping[str, Any], **given: Any) -> Any:
     check_params(f"{host()[kind]._noun()} {name!r}", factory, params, given)
     try:
         return factory(**given, **params)
-    except BadValueError:
+    except UserError:
         raise
     except ValueError as error:
         raise BadValueError(f"{name}: {_one_line(error)}") from error

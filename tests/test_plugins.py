@@ -238,7 +238,7 @@ BROKEN = {
     ),
     "error without message": ("raise ValueError\n", "ValueError: no message"),
     "error that cannot be printed": (
-        "class Bad(Exception):\n    def __str__(self):\n        raise TypeError('never')\nraise Bad\n",
+        "class Bad(Exception):\n    def __str__(self):\n        raise TypeError\nraise Bad\n",
         "Bad",
     ),
     "error in the hook": (

@@ -183,9 +183,7 @@ class _Session:
                     x_adv[batch[broken]] = found[0][broken].to(x_adv.device)
                 after[attack] = _share(robust)
             with self._noting(""):
-                self.checks.check_square_sr(
-                    {"clean": clean_accuracy, **after}, logger=_logger()
-                )
+                self.checks.check_square_sr({"clean": clean_accuracy, **after}, logger=_logger())
         unsure = int((self._correct(x_adv) & ~robust).sum())
         if unsure:
             self.flags[("", "anew")] = (

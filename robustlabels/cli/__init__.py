@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from robustlabels import __version__
-from robustlabels.cli import doctor, evaluate, listing, plugins, train
+from robustlabels.cli import demo, doctor, evaluate, listing, plugins, train
 from robustlabels.errors import UserError
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, listing, plugins, doctor):
+for command in (demo, train, evaluate, listing, plugins, doctor):
     command.add_to(app)
 
 

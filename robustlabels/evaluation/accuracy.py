@@ -84,26 +84,41 @@ def robust_accuracy(
     Returns:
         The accuracy, and the adversarial inputs (N, C, H, W) on x's device.
     """
+    robust, x_adv = robust_verdicts(model, attack, x, y, batch_size, progress)
+    return share(robust), x_adv
+
+
+def robust_verdicts(
+    model: nn.Module,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`robust_accuracy`, with a bool (N,) on y's device instead of its mean."""
     _some(y)
     device = device_of(model, x)
     robust, found = [], []
-    done = 0
+    done = survivors = 0
     for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        xb_there, yb_there = xb.to(device), yb.to(device)
+        here, labels = xb.to(device), yb.to(device)
         with held_still(model), torch.autocast(device.type, enabled=False):
-            x_adv = attack(model, xb_there, yb_there).detach()
+            x_adv = attack(model, here, labels).detach()
         if x_adv.shape != xb.shape:
             raise BadValueError(
                 f"{attack!r} returned {tuple(x_adv.shape)} for inputs {tuple(xb.shape)}"
             )
-        # The attack may have left another mode: predict sets its own.
-        right = correct(predict(model, xb_there), yb_there)
-        robust.append((right & correct(predict(model, x_adv), yb_there)).to(y.device))
+        # predict sets the mode itself: an attack may leave the model in another.
+        right = correct(predict(model, here, batch_size), labels) & correct(
+            predict(model, x_adv, batch_size), labels
+        )
+        robust.append(right.to(y.device))
         found.append(x_adv.to(x.device))
-        done += len(yb)
+        done, survivors = done + len(yb), survivors + int(right.sum())
         if progress is not None:
-            progress(done / len(y), f"{int(torch.cat(robust).sum())} robust of {done}")
-    return share(torch.cat(robust)), torch.cat(found)
+            progress(done / len(y), f"{survivors} robust of {done}")
+    return torch.cat(robust), torch.cat(found)
 
 
 def share(found: Tensor) -> float:

@@ -27,9 +27,7 @@ def check_inputs(x: Tensor) -> None:
         )
 
 
-def check_classifier(
-    model: nn.Module, x: Tensor, num_classes: int, batch_size: int = 250
-) -> int:
+def check_classifier(model: nn.Module, x: Tensor, num_classes: int, batch_size: int = 250) -> int:
     """The inputs are images in [0, 1], and the model a deterministic source of logits.
 
     Args:

@@ -19,22 +19,21 @@ class ExponentialAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        averaged, followed = _tensors(self.model), _tensors(model)
-        floating = [t.is_floating_point() for t in averaged]
-        self._averaged = [t for t, f in zip(averaged, floating, strict=True) if f]
-        self._followed = [t for t, f in zip(followed, floating, strict=True) if f]
-        # Counters (num_batches_tracked) have no average: they are copied.
-        self._counters = [
-            pair for *pair, f in zip(averaged, followed, floating, strict=True) if not f
-        ]
+        self._source = model
 
     @torch.no_grad()
     def update(self) -> None:
         """Follow the model by one step; call it after the optimizer's."""
-        if self._averaged:
-            torch._foreach_lerp_(self._averaged, self._followed, 1.0 - self.decay)
-        for counter, source in self._counters:
-            counter.copy_(source)
+        averaged, followed = [], []
+        # Listed anew each time: a layer may have assigned a new tensor to a buffer.
+        for own, other in zip(_tensors(self.model), _tensors(self._source), strict=True):
+            if own.is_floating_point():
+                averaged.append(own)
+                followed.append(other)
+            else:  # counters (num_batches_tracked) have no average
+                own.copy_(other)
+        if averaged:
+            torch._foreach_lerp_(averaged, followed, 1.0 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average's weights and buffers."""

@@ -119,7 +119,7 @@ class Engine:
         if self.scheme.teacher == "ema":
             decays.append(float(self.scheme.ema_decay))
         # One copy serves both where the decays agree: ADR's teacher is then the average itself.
-        self.averages = {decay: ExponentialAverage(self.model, decay) for decay in decays}
+        self.averages = {decay: ExponentialAverage(self.model, decay) for decay in dict.fromkeys(decays)}
         n, size = len(self.train_indices), config.batch_size
         # A last batch of one sample would break batch norm, so it is left out.
         self.steps_per_epoch = max(1, n // size + (n % size > 1))

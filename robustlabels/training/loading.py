@@ -23,7 +23,7 @@ class LoadedRun:
 
     Attributes:
         model: with all its outputs (K + V for ``vs``), in eval mode, on the CPU.
-        scheme: the label scheme.
+        scheme: the label scheme, or None where it was given from Python.
         config: the resolved config.
         num_classes: K, the data set's classes.
         path: of the weights.
@@ -62,7 +62,9 @@ def load_run(path: str | Path, which: str = "best") -> LoadedRun:
         scheme_classes = int(summary["scheme_classes"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}/{runs.SUMMARY} lacks or spoils the field {error}") from None
-    scheme = make_scheme(config.labels.name, scheme_classes, **config.labels.params)
+    scheme = None
+    if not config.labels.name.startswith(OPAQUE):
+        scheme = make_scheme(config.labels.name, scheme_classes, **config.labels.params)
     model = make_model(config.model.name, outputs, (channels, height, width), **config.model.params)
     runs.load_into(model, runs.load_weights(weights), weights)
     return LoadedRun(model.eval(), scheme, config, classes, weights, summary)

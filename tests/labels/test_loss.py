@@ -149,6 +149,31 @@ def test_teacher_gets_no_gradient() -> None:
     assert z.grad is not None
 
 
+class Leaky:
+    """A third party's scheme that forgot to detach, with a parameter of its own."""
+
+    num_classes = num_outputs = 4
+    needs = frozenset({"logits"})
+
+    def __init__(self) -> None:
+        self.sharpness = torch.ones(1, dtype=torch.float64, requires_grad=True)
+
+    def labels(self, y, logits=None, teacher_logits=None, progress=1.0):
+        return (logits * self.sharpness).softmax(1)
+
+
+def test_a_leaky_scheme_is_detached() -> None:
+    """Its label is the model's own softmax: detached the gradient is 0, attached it is not, and
+    the model would learn to be sure of anything."""
+    z, y = batch()
+    z.requires_grad_()
+    leaky = Leaky()
+    LabelLoss(leaky)(z, y).backward()
+    assert z.grad is not None
+    assert z.grad.abs().max() < 1e-15
+    assert leaky.sharpness.grad is None
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_kl_is_torchs_batchmean(reduction: str) -> None:
     """recipes: KL by batchmean; the elementwise mean is K times smaller, and the arguments'

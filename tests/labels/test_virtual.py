@@ -101,6 +101,12 @@ def test_forwards_what_the_engine_must_know(name: str) -> None:
     assert scheme.attack_labels == "hard"  # also around adr, whose own attack is soft
 
 
+def test_forwards_another_ema_decay() -> None:
+    """All defaults are .995: only another value shows that it is the inner scheme's."""
+    inner = AnnealingRectification(K, ema_decay=0.9)
+    assert VirtualSmoothing(K, inner=inner).ema_decay == 0.9
+
+
 def test_forwards_progress() -> None:
     """adr inside vs would stay at one end of its schedule. lambda is .7 at the start: the label is
     .7 softmax(t / 2.5) + .3 e_y."""

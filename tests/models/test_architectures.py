@@ -17,10 +17,19 @@ from robustlabels.models.wide_resnet import WideResNet
 FACTORIES = {}
 register_models(register=FACTORIES.__setitem__)
 
-NAMES = (
-    "linear mlp lenet small-cnn resnet18 preactresnet18 wrn-28-10 wrn-34-10 vgg16 mobilenet-v2 "
-    "vit-tiny"
-).split()
+NAMES = [
+    "linear",
+    "mlp",
+    "lenet",
+    "small-cnn",
+    "resnet18",
+    "preactresnet18",
+    "wrn-28-10",
+    "wrn-34-10",
+    "vgg16",
+    "mobilenet-v2",
+    "vit-tiny",
+]
 
 
 def count(model: nn.Module) -> int:

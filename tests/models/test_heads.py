@@ -90,7 +90,7 @@ def test_named_layer_and_shared_hooks():
     model = nn.ModuleDict({"head": nn.Linear(5, 3), "projection": nn.Linear(5, 2)})
     seen = []
     model["head"].register_forward_hook(lambda *args: seen.append(1))
-    with pytest.raises(BadValueError, match="'projection' has 2 outputs, not 3 .*head"):
+    with pytest.raises(BadValueError, match=r"'projection' has 2 outputs, not 3 .*head"):
         adapt_model(model, VS)
     adapt_model(model, VS, layer="head")
     assert model["head"](torch.rand(1, 5)).shape == (1, 7)

@@ -6,8 +6,10 @@ import io
 import pickle
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import scipy.io
 from PIL import Image
 
@@ -114,3 +116,10 @@ def jpeg75(root: Path, **replaced: np.ndarray) -> None:
         }
         root.mkdir(parents=True, exist_ok=True)
         np.savez(root / f"cifar10-jpeg75-{part}.npz", **{**arrays, **replaced})
+
+
+@pytest.fixture
+def stage() -> SimpleNamespace:
+    """The functions of this file (with importlib's import mode, tests can't import it)."""
+    writers = (idx, mnist, cifar, svhn, image, image_folder, tiny_imagenet, jpeg75)
+    return SimpleNamespace(**{writer.__name__: writer for writer in writers})

@@ -88,6 +88,7 @@ class Config(_Section):
 
     dataset: str = "digits"
     data_root: str | None = None
+    data: dict[str, Any] = {}
     model: Named = Named(name="small-cnn")
     labels: Named = Named(name="one-hot")
     trainer: Named = Named(name="pgd-at")

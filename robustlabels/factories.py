@@ -83,11 +83,15 @@ def make_scheme(name: str, num_classes: int, **params: Any) -> Any:
 
 def make_trainer(name: str, **params: Any) -> Any:
     """A trainer by name; see :class:`robustlabels.training.Trainer`."""
-    made = build("trainers", name, params)
-    missing = [m for m in ("setup", "inputs", "loss") if not callable(getattr(made, m, None))]
+    return check_trainer(build("trainers", name, params), name)
+
+
+def check_trainer(trainer: Any, name: str) -> Any:
+    """The trainer itself; a ValueError if an object is none."""
+    missing = [m for m in ("setup", "inputs", "loss") if not callable(getattr(trainer, m, None))]
     if missing:
         raise BadValueError(f"{name} is not a trainer: it lacks {', '.join(missing)}")
-    return made
+    return trainer
 
 
 def make_attack(name: str, eps: float, norm: str = "Linf", **params: Any) -> Attack:

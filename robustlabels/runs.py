@@ -33,7 +33,20 @@ CONFIG, BEST, LAST, AVERAGE = (
 )
 METRICS, SUMMARY, STATE = "metrics.jsonl", "run.json", "state"
 WEIGHTS = {"best": BEST, "last": LAST, "average": AVERAGE}
-_PACKAGES = ["robustlabels", "torch", "torchvision", "torchattacks", "pyautoattack", "pluggy", "torchmetrics", "safetensors", "pydantic", "scikit-learn", "numpy", "timm"]
+_PACKAGES = [
+    "robustlabels",
+    "torch",
+    "torchvision",
+    "torchattacks",
+    "pyautoattack",
+    "pluggy",
+    "torchmetrics",
+    "safetensors",
+    "pydantic",
+    "scikit-learn",
+    "numpy",
+    "timm",
+]
 
 
 @contextlib.contextmanager

@@ -17,11 +17,66 @@ from robustlabels.attacks.base import held_still
 from robustlabels.errors import BadValueError, UnknownNameError, missing_extra, nearest
 from robustlabels.threat import parse_eps
 
-NAMES = ["APGD", "APGDT", "AutoAttack", "BIM", "CW", "DIFGSM", "DeepFool", "EADEN", "EADL1", "EOTPGD", "FAB", "FFGSM", "FGSM", "GN", "JSMA", "Jitter", "MIFGSM", "NIFGSM", "OnePixel", "PGD", "PGDL2", "PGDRS", "PGDRSL2", "PIFGSM", "PIFGSMPP", "Pixle", "RFGSM", "SINIFGSM", "SPSA", "SparseFool", "Square", "TIFGSM", "TPGD", "UPGD", "VANILA", "VMIFGSM", "VNIFGSM"]
+NAMES = [
+    "APGD",
+    "APGDT",
+    "AutoAttack",
+    "BIM",
+    "CW",
+    "DIFGSM",
+    "DeepFool",
+    "EADEN",
+    "EADL1",
+    "EOTPGD",
+    "FAB",
+    "FFGSM",
+    "FGSM",
+    "GN",
+    "JSMA",
+    "Jitter",
+    "MIFGSM",
+    "NIFGSM",
+    "OnePixel",
+    "PGD",
+    "PGDL2",
+    "PGDRS",
+    "PGDRSL2",
+    "PIFGSM",
+    "PIFGSMPP",
+    "Pixle",
+    "RFGSM",
+    "SINIFGSM",
+    "SPSA",
+    "SparseFool",
+    "Square",
+    "TIFGSM",
+    "TPGD",
+    "UPGD",
+    "VANILA",
+    "VMIFGSM",
+    "VNIFGSM",
+]
 """The 37 attacks of torchattacks 3.5.1 (its two wrappers, MultiAttack and LGV, take attacks)."""
 
 _SOFT = frozenset(
-    ["BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "PGDL2", "RFGSM", "SINIFGSM", "TIFGSM", "TPGD", "VANILA", "VMIFGSM", "VNIFGSM"]
+    [
+        "BIM",
+        "DIFGSM",
+        "EOTPGD",
+        "FFGSM",
+        "FGSM",
+        "MIFGSM",
+        "NIFGSM",
+        "PGD",
+        "PGDL2",
+        "RFGSM",
+        "SINIFGSM",
+        "TIFGSM",
+        "TPGD",
+        "VANILA",
+        "VMIFGSM",
+        "VNIFGSM",
+    ]
 )
 _L2 = frozenset({"PGDL2", "PGDRSL2"})
 

@@ -152,7 +152,8 @@ class PGD:
 
 def _norms(t: Tensor) -> Tensor:
     """L2 norm of each sample, shaped to divide by: (N, 1, 1, 1)."""
-    return t.flatten(1).norm(p=2, dim=1).view(-1, *[1] * (t.dim() - 1))
+    norms: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1)
+    return norms.view(-1, *[1] * (t.dim() - 1))
 
 
 def _margin(z: Tensor, y: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def evaluate(
         host()["attacks"].factory(name)  # refuse a misspelt one before anything is loaded
     loaded = load_run(run, weights)
     config = loaded.config
-    data = make_dataset(config.dataset, data_root or config.data_root)
+    data = make_dataset(config.dataset, data_root or config.data_root, **config.data)
 
     from robustlabels.evaluation import evaluate as judge
 

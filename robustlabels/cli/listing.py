@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from robustlabels.cli import _show
+from robustlabels.errors import UnknownNameError, nearest
 from robustlabels.hookspecs import HOOKS
-
-Kind = StrEnum("Kind", {kind: kind for kind in HOOKS})
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,13 +17,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[str, typer.Argument(help=f"What to list: {', '.join(HOOKS)}.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what is there, and which distribution brought it."""
     from robustlabels.plugins import host
 
-    registry = host()[kind.value]
+    if kind not in HOOKS:
+        raise UnknownNameError(f"cannot list {kind!r}; {nearest(kind, HOOKS)}")
+    registry = host()[kind]
     rows = [(name, registry.distribution(name)) for name in registry.names()]
     if as_json:
         _show.print_json([{"name": name, "distribution": dist} for name, dist in rows])

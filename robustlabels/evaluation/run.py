@@ -110,7 +110,9 @@ def evaluate(
         eps = run.config.eps if eps is None else eps
         norm = run.config.norm if norm is None else norm
         if data is None:
-            data = factories.make_dataset(run.config.dataset, root=run.config.data_root)
+            data = factories.make_dataset(
+                run.config.dataset, root=run.config.data_root, **run.config.data
+            )
     if not isinstance(model, nn.Module):
         raise BadValueError(f"model must be an nn.Module or a run's path, not {type(model)}")
     norm = check_norm("Linf" if norm is None else norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustlabels.hookspecs import Register, hookimpl
-from robustlabels.labels.base import LabelScheme, Mix, Scheme, complete, hard_target
+from robustlabels.labels.base import LabelScheme, Mix, Scheme, check_values, complete, hard_target
 from robustlabels.labels.distillation import LowTemperatureDistillation
 from robustlabels.labels.goibert import (
     AdversarialLabelSmoothing,
@@ -34,6 +34,7 @@ __all__ = [
     "SecondBestLabelSmoothing",
     "StandardLabelSmoothing",
     "VirtualSmoothing",
+    "check_values",
     "complete",
     "hard_target",
     "kl_divergence",

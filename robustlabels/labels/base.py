@@ -274,6 +274,11 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
     return scheme
 
 
+def check_values(scheme: Any, wanted: bool) -> None:
+    """Switch a scheme's look at values (range of y, NaN) on or off."""
+    object.__setattr__(scheme, "check_values", wanted)  # frozen dataclasses too
+
+
 def _leave_alone(
     x: Tensor, y: Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, None]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustlabels.errors import BadValueError
 from robustlabels.labels import _checks
-from robustlabels.labels.base import LabelScheme, Mix, complete, one_hot
+from robustlabels.labels.base import LabelScheme, Mix, check_values, complete, one_hot
 from robustlabels.labels.one_hot import OneHot
 
 
@@ -77,7 +77,7 @@ class VirtualSmoothing(LabelScheme):
     def check_values(self, value: bool) -> None:
         self._check_values = value
         if hasattr(self, "inner"):
-            object.__setattr__(self.inner, "check_values", value)  # frozen dataclasses too
+            check_values(self.inner, value)
 
     def start(self, epochs: int) -> None:
         """Tell the scheme how long training will be; ``warmup_epochs`` counts in it."""

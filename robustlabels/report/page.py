@@ -69,7 +69,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines.append("</tr></thead><tbody>")
     for row in rows:
         shares = [row["clean_accuracy"], *(row["robust_accuracy"][a] for a in attacks)]
-        cells = [f"{100 * s:.1f} %" for s in shares] + [f"{row['ece']:.3f}", f"{row['seconds']:.1f}"]
+        cells = [f"{100 * s:.1f} %" for s in shares] + [
+            f"{row['ece']:.3f}",
+            f"{row['seconds']:.1f}",
+        ]
         lines.append(f"<tr><td>{escape(row['labels'])}</td><td>{escape(row['trainer'])}</td>")
         lines += [f'<td class="num">{cell}</td>' for cell in cells]
         lines.append("</tr>")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from robustlabels import __version__, runs
-from robustlabels.config import Config, make_config
+from robustlabels.config import Config, make_config, write_toml
 from robustlabels.data import TensorSplit, as_dataset
 from robustlabels.errors import BadValueError, RunError
+from robustlabels.labels import check_values
 from robustlabels.training.assembly import Assembly, Given, assemble
 from robustlabels.training.engine import Keeper, Outcome, Record, Weights
 from robustlabels.training.loading import OPAQUE
@@ -109,6 +112,7 @@ def fit(
         "seed": seed,
         **options,
     }
+    values = {k: _plain(v) for k, v in values.items()}
     given = Given()
     values["model"] = _named(model, nn.Module, given, "model")
     values["labels"] = _named(scheme, None, given, "scheme")
@@ -150,7 +154,7 @@ def fit_config(
         assembly = assemble(config, given or Given())
         folder, state = _open(out, resume, assembly.config, assembly.facts)
         if state is not None:
-            assembly.engine.load_state(state)
+            _load_state(assembly, state, folder)
         return _train(assembly, folder, progress)
 
 
@@ -200,7 +204,7 @@ def _train(
     keeper = _MemoryKeeper(progress) if folder is None else _FolderKeeper(progress, folder)
     checked = engine.scheme.check_values
     # Labels in memory were checked when they were loaded; those that stream in were not.
-    engine.scheme.check_values = not isinstance(engine.split, TensorSplit)
+    check_values(engine.scheme, not isinstance(engine.split, TensorSplit))
     try:
         outcome = engine.run(keeper)
     except Exception as error:
@@ -208,7 +212,7 @@ def _train(
             folder.update_summary(status="failed", stopped=str(error))
         raise
     finally:
-        engine.scheme.check_values = checked
+        check_values(engine.scheme, checked)
     return _finish(assembly, folder, outcome, keeper.best)
 
 
@@ -279,6 +283,7 @@ def _open(
     """The run's folder, new or resumed, and the state to go on from."""
     if out is None:
         return None, None
+    text = write_toml(config.model_dump())  # raises before anything is written
     if not resume:
         provenance = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -287,7 +292,7 @@ def _open(
         }
         return runs.RunFolder.create(out, config, {**facts, **provenance}), None
     folder = runs.RunFolder.open(out)
-    theirs, ours = folder.config.model_dump(), config.model_dump()
+    theirs, ours = folder.config.model_dump(), make_config(tomllib.loads(text)).model_dump()
     for name in ours:
         if name != "device" and theirs[name] != ours[name]:
             raise RunError(
@@ -310,12 +315,33 @@ def _open(
         raise RunError(f"{path} is corrupt ({type(error).__name__}); train afresh") from error
 
 
+def _load_state(assembly: Assembly, state: Any, folder: runs.RunFolder | None) -> None:
+    try:
+        assembly.engine.load_state(state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        where = "the run" if folder is None else folder.path / runs.STATE / STATE_FILE
+        raise RunError(
+            f"{where} is not a state of this run ({type(error).__name__}); train afresh"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as TOML will give it back: no tuples, no numpy scalars."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _named(thing: Any, kind: type | None, given: Given, slot: str) -> dict[str, Any]:
     """The config's table for a name, a table or an object."""
     if isinstance(thing, str):
         return {"name": thing}
     if isinstance(thing, Mapping):
-        return dict(thing)
+        return dict(_plain(thing))
     if kind is not None and not isinstance(thing, kind):
         raise BadValueError(f"{slot} must be a name, a table or a {kind.__name__}, not {thing!r}")
     setattr(given, slot, thing)

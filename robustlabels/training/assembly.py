@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels import __version__
-from robustlabels.attacks import Attack
+from robustlabels.attacks import Attack, held_still
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, Split, TensorSplit
 from robustlabels.errors import BadValueError, DataError
 from robustlabels.factories import (
+    check_trainer,
     make_attack,
     make_dataset,
     make_model,
@@ -66,10 +67,13 @@ def assemble(config: Config, given: Given) -> Assembly:
         ValueError, KeyError: something is unknown, impossible or doesn't fit.
     """
     device = _device(config.device)
-    data = given.data or make_dataset(config.dataset, config.data_root)
+    data = given.data or make_dataset(config.dataset, config.data_root, **config.data)
     split = data.train_split()
     _check_labels(split, data)
-    trainer = given.trainer or make_trainer(config.trainer.name, **config.trainer.params)
+    if given.trainer is None:
+        trainer = make_trainer(config.trainer.name, **config.trainer.params)
+    else:
+        trainer = check_trainer(given.trainer, config.trainer.name)
     classes = data.num_classes + int(getattr(trainer, "extra_outputs", 0))
     if given.scheme is None:
         scheme = make_scheme(config.labels.name, classes, **config.labels.params)
@@ -99,20 +103,25 @@ def assemble(config: Config, given: Given) -> Assembly:
     if given.model is None:
         model = new_model(scheme.num_outputs)
     else:
-        model = adapt_model(given.model, scheme)
+        model = given.model.to(device)
+        # A model that already has the outputs needs no linear layer to widen.
+        if _output_shape(model, data, device) != (2, scheme.num_outputs):
+            model = adapt_model(model, scheme)
     model = model.to(device)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     _check_outputs(model, data, scheme, device)
 
     def teacher() -> nn.Module:
-        named = given.teacher or config.teacher
+        named = config.teacher if given.teacher is None else given.teacher
         if named is None:
             raise BadValueError(
                 f"{config.labels.name} needs a teacher: a run, a checkpoint or a model "
                 "(--teacher, or fit(teacher=...))"
             )
-        return load_teacher(named, data.num_classes, new_model).to(device)
+        loaded = load_teacher(named, data.num_classes, new_model).to(device)
+        _output_shape(loaded, data, device, "the teacher")
+        return loaded
 
     frozen = teacher() if scheme.teacher == "frozen" else None
     indices, held_out = _hold_out(len(split), config)
@@ -152,6 +161,8 @@ def assemble(config: Config, given: Given) -> Assembly:
 
 def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]:
     if given.attack is not None:
+        if not callable(given.attack):
+            raise BadValueError(f"attack must be a name, a table or an attack: {given.attack!r}")
         return given.attack, config
     named = config.attack or Named(name="pgd")
     defaults: dict[str, Any] = {}
@@ -199,23 +210,33 @@ def _check_labels(split: Split, data: DataSet) -> None:
             )
 
 
-@torch.no_grad()
 def _check_outputs(model: nn.Module, data: DataSet, scheme: Any, device: torch.device) -> None:
-    was_training = model.training
-    try:
-        shape = tuple(model.eval()(torch.full((2, *data.input_shape), 0.5, device=device)).shape)
-    except (RuntimeError, ValueError) as error:
-        raise BadValueError(
-            f"the model does not take inputs of shape {data.input_shape} of {data.name!r}: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
-    finally:
-        model.train(was_training)
+    shape = _output_shape(model, data, device)
     if shape != (2, scheme.num_outputs):
         raise BadValueError(
             f"the model gives outputs of shape {shape} for 2 inputs; the scheme needs "
             f"{(2, scheme.num_outputs)} (robustlabels.adapt_model widens a linear layer)"
         )
+
+
+@torch.no_grad()
+def _output_shape(
+    model: nn.Module, data: DataSet, device: torch.device, what: str = "the model"
+) -> tuple[int, ...]:
+    """The shape of a module's outputs for two grey images."""
+    with held_still(model):
+        try:
+            found = model(torch.full((2, *data.input_shape), 0.5, device=device))
+        except BadValueError as error:
+            raise BadValueError(f"{what} doesn't fit {data.name!r}: {error}") from error
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise BadValueError(
+                f"{what} does not take inputs of shape {data.input_shape} of {data.name!r}: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+    if not isinstance(found, Tensor):
+        raise BadValueError(f"{what} must return a tensor of logits, not {type(found).__name__}")
+    return tuple(found.shape)
 
 
 def _data_hash(split: Split) -> str | None:

@@ -119,7 +119,9 @@ class Engine:
         if self.scheme.teacher == "ema":
             decays.append(float(self.scheme.ema_decay))
         # One copy serves both where the decays agree: ADR's teacher is then the average itself.
-        self.averages = {decay: ExponentialAverage(self.model, decay) for decay in dict.fromkeys(decays)}
+        self.averages = {
+            decay: ExponentialAverage(self.model, decay) for decay in dict.fromkeys(decays)
+        }
         n, size = len(self.train_indices), config.batch_size
         # A last batch of one sample would break batch norm, so it is left out.
         self.steps_per_epoch = max(1, n // size + (n % size > 1))
@@ -127,6 +129,7 @@ class Engine:
         self.done = 0
         self.history: list[Record] = []
         self.best: Record | None = None
+        self.stopped: str | None = None
         self._adversarial = bool(getattr(self.trainer, "adversarial", True))
         self._single_step = bool(getattr(self.trainer, "single_step", False))
         self._watch = OverfittingWatch(self.num_classes)
@@ -134,6 +137,12 @@ class Engine:
         self._generator = torch.Generator(self.device)
         self._sums = _Sums.zero(self.device)
         self._validation_attack = PGD(config.radius, config.norm) if self._adversarial else None
+        # Drawn, not the first ones: data are often sorted by class.
+        held_out = len(self.validation_indices)
+        drawn = torch.randperm(
+            held_out, generator=torch.Generator().manual_seed(derived_seed(config.seed, "glance"))
+        )
+        self._glance = self.validation_indices[drawn[:size]]
         if hasattr(self.scheme, "start"):
             self.scheme.start(config.epochs)
 
@@ -143,6 +152,8 @@ class Engine:
         Raises:
             TrainingError: the loss became NaN or infinite.
         """
+        if self.stopped is not None:  # resumed after it had stopped
+            return self._stop(self.stopped, keeper)
         saved = time.monotonic()
         while self.done < self.total_steps:
             for x, y, index in self._rest_of_epoch():
@@ -157,7 +168,7 @@ class Engine:
                 if self.done % self.steps_per_epoch == 0:
                     break
                 if self._save_is_due(saved):
-                    self._refuse_broken()
+                    self._refuse_broken(self.done)
                     keeper.on_state(self.state())
                     saved = time.monotonic()
             message = self._end_epoch(keeper)
@@ -178,6 +189,7 @@ class Engine:
             "scheme": _own_state(self.scheme),
             "history": self.history,
             "best": self.best,
+            "stopped": self.stopped,
             "watch": self._watch.best,
             "sums": {
                 "loss": self._sums.loss,
@@ -197,7 +209,7 @@ class Engine:
             if saved is not None:
                 owner.load_state_dict(saved)
         self.done, self.history, self.best = state["done"], state["history"], state["best"]
-        self._watch.best = state["watch"]
+        self.stopped, self._watch.best = state["stopped"], state["watch"]
         sums = state["sums"]
         self._sums = _Sums(
             sums["loss"].to(self.device),
@@ -262,7 +274,7 @@ class Engine:
         if step.correct is not None:
             self._sums.correct += step.correct
         if self._losses.saw(loss):
-            self._refuse_broken()
+            self._refuse_broken(self.done + 1)
 
     @torch.no_grad()
     def _teach(self, x: Tensor) -> Tensor | None:
@@ -278,7 +290,7 @@ class Engine:
 
     def _end_epoch(self, keeper: Keeper) -> str | None:
         """Record, validate, keep the best, save. Returns a reason to stop, or None."""
-        self._refuse_broken()
+        self._refuse_broken(self.done)
         epoch = self.done // self.steps_per_epoch
         sums, self._sums = self._sums, _Sums.zero(self.device)
         record: Record = {
@@ -293,11 +305,13 @@ class Engine:
         message = None
         last = self.done == self.total_steps
         if len(self.validation_indices) == 0:
-            self.best = record
-            if last:
-                keeper.on_best(self._final_weights(), record)
+            # Nothing to choose by: the latest weights, kept each time in case a later step breaks.
+            kind = "average" if self.config.weight_averaging else "raw"
+            self.best = {**record, "weights": kind}
+            keeper.on_best(self._final_weights(), self.best)
         elif last or epoch % self.config.validate_every == 0:
             message = self._choose(record, keeper)
+        self.stopped = message
         keeper.on_epoch(self.history, self.done, self.total_steps)
         keeper.on_state(self.state())
         return message
@@ -346,7 +360,7 @@ class Engine:
             return None
         if len(self.validation_indices) == 0:
             return None
-        found = self._validate(self.model, self.validation_indices[: self.config.batch_size])
+        found = self._validate(self.model, self._glance)
         assert found.robust is not None  # single-step trainers are adversarial
         training = int(self._sums.correct) / self._sums.seen
         return self._watch.saw(found.clean, found.robust, training)
@@ -358,17 +372,23 @@ class Engine:
             keeper.on_best(self._final_weights(), {"epoch": 0, "weights": "raw", "rank": [0, 0]})
         return Outcome(self.history, self.best, f"stopped {where}: {message}{kept}")
 
-    def _refuse_broken(self) -> None:
-        if self._losses.broken():
+    def _refuse_broken(self, step: int) -> None:
+        """A TrainingError if a loss, or what an optimizer's step made of it, is not finite."""
+        what = "loss" if self._losses.broken() else "weights" if not self._finite() else None
+        if what is not None:
             kept = (
                 f"the best checkpoint (epoch {self.best['epoch']}) is kept"
                 if self.best
                 else "no checkpoint was good yet"
             )
             raise TrainingError(
-                f"the loss became NaN or infinite by step {self.done + 1} of {self.total_steps}; "
+                f"the {what} became NaN or infinite by step {step} of {self.total_steps}; "
                 f"{kept}; lower optimizer.lr or set optimizer.clip_grad_norm=1"
             )
+
+    def _finite(self) -> bool:
+        finite = [p.detach().isfinite().all() for p in self.model.parameters()]
+        return not finite or bool(torch.stack(finite).all())
 
     def _save_is_due(self, saved: float) -> bool:
         if self.config.save_every is not None:

@@ -46,10 +46,10 @@ def validate(
         batch_size: of both.
         device: of the model.
     """
-    judged = real_classes(model, num_classes)
     clean = torch.zeros((), dtype=torch.int64, device=device)
     robust = torch.zeros_like(clean)
     with held_still(model):
+        judged = real_classes(model, num_classes)
         for x, y in split.batches(indices.split(batch_size), device):
             with torch.no_grad():
                 right = judged(x).argmax(dim=1) == y

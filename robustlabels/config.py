@@ -25,7 +25,7 @@ from pydantic import (
 from robustlabels.errors import BadValueError, nearest
 from robustlabels.threat import parse_eps
 
-Scalar = str | int | float | bool
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -96,22 +96,42 @@ class Config(_Section):
     eps: float | str = "8/255"
     norm: Literal["Linf", "L2"] = "Linf"
     teacher: str | None = None
-    epochs: Annotated[int, Field(ge=1)] = 30
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    epochs: Count = 30
+    batch_size: Count = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
     normalize: bool = False
     weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = None
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
-    validation: Annotated[int, Field(ge=0)] | Fraction01 | None = None
-    validate_every: Annotated[int, Field(ge=1)] = 1
-    save_every: Annotated[int, Field(ge=1)] | None = None
+    validation: Annotated[int, Field(ge=0, lt=2**31)] | Fraction01 | None = None
+    validate_every: Count = 1
+    save_every: Count | None = None
     deterministic: bool = False
     device: str = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_names(cls, values: Any) -> Any:
+        """A table without a name is that of the default thing: ``--set attack.steps=7``."""
+        values = dict(values)
+        for field, name in _USUAL.items():
+            if isinstance(values.get(field), Mapping):
+                values[field] = {"name": name, **values[field]}
+        return values
+
+    @model_validator(mode="after")
+    def _not_given_twice(self) -> Config:
+        """Refuse parameters that another field, or the data set, determines."""
+        for (field, param), where in _DETERMINED.items():
+            table = getattr(self, field)
+            params = table.params if isinstance(table, Named) else table or {}
+            if param in params:
+                raise ValueError(f"{field}.{param} can't be set: {where} determines it")
+        return self
 
     @field_validator("eps")
     @classmethod
@@ -123,6 +143,23 @@ class Config(_Section):
     def radius(self) -> float:
         """``eps`` as a float."""
         return parse_eps(self.eps, self.norm)
+
+
+_USUAL = {
+    "model": "small-cnn",
+    "labels": "one-hot",
+    "trainer": "pgd-at",
+    "attack": "pgd",
+}
+_DETERMINED = {
+    ("model", "num_classes"): "the data set",
+    ("model", "input_shape"): "the data set",
+    ("labels", "num_classes"): "the data set",
+    ("attack", "eps"): "eps",
+    ("attack", "norm"): "norm",
+    ("data", "root"): "data_root",
+    ("data", "name"): "dataset",
+}
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
@@ -137,20 +174,28 @@ def make_config(values: Mapping[str, Any]) -> Config:
         raise BadValueError(_explain(error)) from None
 
 
+_UNION = ("float", "int", "str")
+
+
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(
-        str(part) for part in first["loc"] if isinstance(part, str) and part.isidentifier()
-    )
+    path = [part for part in first["loc"] if isinstance(part, str)]
     if first["type"] == "extra_forbidden":
         parent: Any = Config.model_fields
         if len(first["loc"]) > 1:
             section = Config.model_fields[str(first["loc"][0])].annotation
             parent = getattr(section, "model_fields", {})
-        return f"unknown field {where!r}; {nearest(str(first['loc'][-1]), parent)}"
+        return f"unknown field {'.'.join(path)!r}; {nearest(str(first['loc'][-1]), parent)}"
+    message: str = first["msg"]
+    if first["type"] == "value_error":  # our own, complete
+        return message.removeprefix("Value error, ")
+    # The place in a union ("eps.float") is pydantic's business.
+    where = ".".join(part for part in path if part.isidentifier() and part not in _UNION)
+    if first["type"] in ("model_type", "dict_type"):
+        message = "must be a table"
     given = first["input"]
     shown = "" if isinstance(given, dict) else f", not {given!r}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{where} {message.replace('Input should be', 'must be')}{shown}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -26,8 +26,8 @@ SETTINGS: dict[str, Any] = {
     "attack": {"name": "pgd", "steps": 10},
     "eps": EPS,
     "epochs": EPOCHS,
-    "batch_size": 64,
-    "optimizer": {"lr": 0.05},
+    "batch_size": 128,
+    "optimizer": {"lr": 0.1},
     "schedule": {"name": "cyclic"},
 }
 
@@ -51,7 +51,7 @@ CONTENDERS = (
     Contender({"name": "sls", "alpha": 0.1}, "pgd-at"),
     Contender({"name": "vs", "alpha": 0.5}, "pgd-at"),
     # Twelve epochs are a hundred times shorter than ADR's 200: its average must follow faster.
-    Contender({"name": "adr", "ema_decay": 0.95}, "pgd-at"),
+    Contender({"name": "adr", "temperature": (1.5, 1.0), "ema_decay": 0.95}, "pgd-at"),
 )
 Progress = Callable[[str, float, str], None]
 

@@ -30,7 +30,7 @@ def parse_eps(value: str | float, norm: str = "Linf") -> float:
     check_norm(norm)
     try:
         eps = float(Fraction(value.strip())) if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ArithmeticError):  # 8/0, 1e400
         raise BadValueError(f"eps must be a number or a ratio like 8/255, not {value!r}") from None
     if not math.isfinite(eps) or eps <= 0:
         raise BadValueError(f"eps must be above 0, not {value!r}")

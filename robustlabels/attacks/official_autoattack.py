@@ -285,8 +285,8 @@ class _Note(logging.Handler):
 class _Meter:
     """The model as AutoAttack sees it: logits in float32, every pass counted.
 
-    The share done is work done over work done and still possible. What is still possible can only
-    shrink as images fall, so the share never falls and an ETA from it errs on the long side.
+    The share done is work done over work done and still possible. What is still possible shrinks
+    as images fall, so an ETA from it errs on the long side.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, progress: Progress | None) -> None:
@@ -296,7 +296,7 @@ class _Meter:
         self._done = 0.0
         self._batch_left = 0.0
         self._later = 0.0
-        self._shown = -1.0
+        self._next = 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
@@ -325,9 +325,9 @@ class _Meter:
     def _show(self, total: float) -> None:
         if self.progress is None or not self._text:
             return
-        share = max(self._shown, self._done / total)
-        if share - max(self._shown, 0.0) >= 0.001 or self._shown < 0:
-            self._shown = share
+        share = self._done / total
+        if share >= self._next:  # so it never falls, and isn't told of for every pass
+            self._next = share + 0.001
             self.progress(share, self._text)
 
 

@@ -93,7 +93,8 @@ def evaluate(
         for name, found in result["attacks"].items()
     ]
     rows.append(("worst case of all", _show.percent(result["robust_accuracy"]), "-"))
-    title = f"{run}: {result['n']} test images of {result['dataset']}, {result['norm']} {result['eps']:.4g}"
+    threat = f"{result['norm']} eps {result['eps']:.4g}"
+    title = f"{run}: {result['n']} test images of {result['dataset']}, {threat}"
     _show.print_table(("attack", "accuracy", "ECE"), rows, title)
     for note in _notes(result):
         print(note)

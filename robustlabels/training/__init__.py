@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from robustlabels.hookspecs import Register, hookimpl
+from robustlabels.loading import LoadedRun, load_run
 from robustlabels.training.api import FitResult, fit, fit_config
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.fast_at import FastTraining
-from robustlabels.training.loading import LoadedRun, load_run
 from robustlabels.training.pgd_at import PGDTraining
 from robustlabels.training.standard import Standard
 from robustlabels.training.step import Step

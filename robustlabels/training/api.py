@@ -19,10 +19,10 @@ from robustlabels.config import Config, make_config, write_toml
 from robustlabels.data import TensorSplit, as_dataset
 from robustlabels.errors import BadValueError, RunError
 from robustlabels.labels import check_values
+from robustlabels.loading import OPAQUE
+from robustlabels.randomness import preserved
 from robustlabels.training.assembly import Assembly, Given, assemble
 from robustlabels.training.engine import Keeper, Outcome, Record, Weights
-from robustlabels.training.loading import OPAQUE
-from robustlabels.training.randomness import preserved
 from robustlabels.training.teachers import Teacher
 from robustlabels.training.validation import validate
 
@@ -185,7 +185,9 @@ class _FolderKeeper(_MemoryKeeper):
         self._folder = folder
 
     def on_best(self, weights: Weights, record: Record) -> None:
-        meta = {"robustlabels": __version__, "epoch": str(record["epoch"])}
+        # One entry: safetensors writes several in random order, and the same run would not give
+        # the same file.
+        meta = {"robustlabels": __version__}
         runs.save_weights(self._folder.path / runs.BEST, weights, meta)
 
     def on_epoch(self, history: list[Record], done: int, total: int) -> None:
@@ -306,6 +308,7 @@ def _open(
     if summary.get("threads") != facts["threads"]:
         # Not an error: the result is as good, but other sums may round differently.
         folder.update_summary(threads_resumed=facts["threads"])
+    _sweep(out)
     path = out / runs.STATE / STATE_FILE
     if not path.exists():
         return folder, None
@@ -313,6 +316,13 @@ def _open(
         return folder, torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RunError(f"{path} is corrupt ({type(error).__name__}); train afresh") from error
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left half-written; see ``runs.atomic_file``."""
+    for name in (runs.CONFIG, runs.METRICS, runs.SUMMARY, *runs.WEIGHTS.values(), STATE_FILE):
+        for left in (*out.glob(f".{name}.*"), *(out / runs.STATE).glob(f".{name}.*")):
+            left.unlink(missing_ok=True)
 
 
 def _load_state(assembly: Assembly, state: Any, folder: runs.RunFolder | None) -> None:

@@ -24,8 +24,8 @@ from robustlabels.factories import (
 )
 from robustlabels.labels import complete
 from robustlabels.models import adapt_model
+from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.engine import Engine, label_attack_mismatch
-from robustlabels.training.randomness import derived_seed, seed_everything
 from robustlabels.training.teachers import Teacher, load_teacher
 from robustlabels.training.trainer import Run
 

@@ -18,16 +18,17 @@ from robustlabels.attacks import PGD, Attack
 from robustlabels.config import Config
 from robustlabels.data import Split
 from robustlabels.errors import TrainingError
+from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.augmentation import augment
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.optimizers import make_optimizer, rate_factor, set_rate
-from robustlabels.training.randomness import derived_seed, seed_everything
 from robustlabels.training.step import Step
 from robustlabels.training.validation import Accuracy, validate
 from robustlabels.training.watch import LossWatch, OverfittingWatch
 
 STATE_VERSION = 1
 LOOKS_PER_EPOCH = 4
+GLANCE = 128
 SECONDS_BETWEEN_SAVES = 300.0
 Record = dict[str, Any]
 Weights = dict[str, Tensor]
@@ -142,7 +143,7 @@ class Engine:
         drawn = torch.randperm(
             held_out, generator=torch.Generator().manual_seed(derived_seed(config.seed, "glance"))
         )
-        self._glance = self.validation_indices[drawn[:size]]
+        self._glance = self.validation_indices[drawn[: max(size, GLANCE)]]
         if hasattr(self.scheme, "start"):
             self.scheme.start(config.epochs)
 
@@ -190,7 +191,7 @@ class Engine:
             "history": self.history,
             "best": self.best,
             "stopped": self.stopped,
-            "watch": self._watch.best,
+            "watch": {"best": self._watch.best, "falls": self._watch.falls},
             "sums": {
                 "loss": self._sums.loss,
                 "correct": self._sums.correct,
@@ -209,7 +210,8 @@ class Engine:
             if saved is not None:
                 owner.load_state_dict(saved)
         self.done, self.history, self.best = state["done"], state["history"], state["best"]
-        self.stopped, self._watch.best = state["stopped"], state["watch"]
+        self.stopped = state["stopped"]
+        self._watch.best, self._watch.falls = state["watch"]["best"], state["watch"]["falls"]
         sums = state["sums"]
         self._sums = _Sums(
             sums["loss"].to(self.device),

@@ -32,7 +32,7 @@ def load_teacher(
     if isinstance(teacher, nn.Module):
         model = copy.deepcopy(teacher)
     elif Path(teacher).is_dir():
-        from robustlabels.training.loading import load_run
+        from robustlabels.loading import load_run
 
         run = load_run(Path(teacher))
         if run.num_classes != num_classes:

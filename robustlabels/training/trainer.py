@@ -39,11 +39,12 @@ class Run:
 class Trainer(Protocol):
     """``factory(**params)`` makes one; ``params`` are the trainer's, not the scheme's.
 
-    Optional attributes, with their defaults: ``extra_outputs`` (0): outputs beside the data
-    set's classes, ordinary to the scheme; ``attack_defaults(eps)`` ({}): parameters of the
-    run's ``pgd``, which the user's own override; ``adversarial`` (True): whether the best checkpoint
-    is chosen by robust accuracy; ``single_step`` (False): whether to look for catastrophic
-    overfitting several times an epoch.
+    Optional attributes, with their defaults:
+
+    - ``extra_outputs`` (0): outputs beside the data set's classes, ordinary to the scheme.
+    - ``attack_defaults(eps)`` ({}): parameters of the run's ``pgd``; the user's own override them.
+    - ``adversarial`` (True): whether the best checkpoint is chosen by robust accuracy.
+    - ``single_step`` (False): whether to look for catastrophic overfitting within the epoch.
     """
 
     def setup(self, run: Run) -> None:

@@ -146,11 +146,22 @@ def test_overfitting_by_hand() -> None:
     assert watch.saw(0.6, 0.4, 0.4) is None
     assert watch.saw(0.6, 0.2, 0.5) is None  # half, not below
     assert watch.best == 0.4
-    message = watch.saw(0.7, 0.19, 0.8)
+    assert watch.saw(0.7, 0.19, 0.8) is None
+    message = watch.saw(0.7, 0.18, 0.8)
     assert message is not None
     assert "40.0%" in message
-    assert "19.0%" in message
+    assert "18.0%" in message
     assert "80.0%" in message
+
+
+def test_one_bad_look_is_no_collapse() -> None:
+    """A look at 128 samples in the midst of training swings widely: of 14 healthy runs on digits,
+    four were stopped by a single one."""
+    watch = OverfittingWatch(10)
+    watch.saw(0.9, 0.48, 0.6)
+    for _ in range(3):
+        assert watch.saw(0.9, 0.2, 0.6) is None
+        assert watch.saw(0.9, 0.45, 0.6) is None
 
 
 @pytest.mark.parametrize(
@@ -165,25 +176,37 @@ def test_what_is_not_catastrophic(clean: float, robust: float, training: float) 
     """A false alarm throws the rest of the training away."""
     watch = OverfittingWatch(10)
     watch.saw(0.5, 0.4, 0.4)
-    assert watch.saw(clean, robust, training) is None
+    assert [watch.saw(clean, robust, training) for _ in range(3)] == [None] * 3
+
+
+def test_a_perfect_start_can_fall_too() -> None:
+    """On easy data robust accuracy is 1 before it collapses, and nothing is above that."""
+    watch = OverfittingWatch(10)
+    watch.saw(1.0, 1.0, 1.0)
+    assert [watch.saw(1.0, 0.2, 1.0) is None for _ in range(2)] == [True, False]
 
 
 def test_nothing_is_said_before_there_was_any_robustness() -> None:
     """From chance to nothing is no fall: at K = 10 robust accuracy must have passed .15."""
     watch = OverfittingWatch(10)
     watch.saw(0.3, 0.14, 0.3)
-    assert watch.saw(0.9, 0.0, 0.9) is None
+    assert [watch.saw(0.9, 0.0, 0.9) for _ in range(3)] == [None] * 3
     assert watch.saw(0.9, 0.16, 0.9) is None
-    assert watch.saw(0.9, 0.0, 0.9) is not None
+    assert [watch.saw(0.9, 0.0, 0.9) is None for _ in range(2)] == [True, False]
+
+
+WEAK = [10, 11, 14]  # three pixels of the quarter that no class brightens
 
 
 def weights_for(tiny: Any) -> tuple[Tensor, Tensor]:
-    """Of a robust linear classifier, and of one that is right but brittle."""
+    """Of a robust linear classifier, and of one that reads the weak pixels only."""
     x, y = tiny
     rows = [x[y == k].mean(dim=0).flatten() - x.mean(dim=0).flatten() for k in range(K)]
     robust = 10 * torch.stack(rows)
-    noise = torch.randn(K, 16, generator=torch.Generator().manual_seed(0))
-    return robust, robust + 25 * (noise - noise.mean(dim=0))
+    robust[:, WEAK] = 0
+    brittle = torch.zeros(K, 16)
+    brittle[range(K), WEAK] = 100.0
+    return robust, brittle
 
 
 class Collapses(PGDTraining):
@@ -210,14 +233,17 @@ class Collapses(PGDTraining):
 def watched(tiny: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Eight steps an epoch: looks after the second, fourth, sixth, and at its end."""
     x, y = tiny
+    x.flatten(1)[:, WEAK] = 0.5 + 0.04 * torch.eye(K)[y]  # sure, but within eps
     still = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
-    options |= {"epochs": 3, "validation": 16, "batch_size": 4, "optimizer": still, "eps": 0.15}
+    options |= {"epochs": 3, "validation": 16, "batch_size": 4, "optimizer": still, "eps": 0.17}
     return tiny, options
 
 
-@pytest.mark.parametrize(("at", "stopped"), [(9, 10), (10, 12), (15, 16), (17, 18)])
-def test_a_collapse_stops_the_run_at_the_next_look(
-    watched: Any, tmp_path: Path, at: int, stopped: int
+@pytest.mark.parametrize(
+    ("at", "stopped", "saved"), [(9, 12, 8), (10, 14, 8), (13, 16, 16), (15, 18, 16), (17, 20, 16)]
+)
+def test_a_collapse_stops_the_run_at_the_second_look(
+    watched: Any, tmp_path: Path, at: int, stopped: int, saved: int
 ) -> None:
     """An epoch of a big data set is long, and everything after the collapse is lost time."""
     tiny, options = watched
@@ -234,17 +260,17 @@ def test_a_collapse_stops_the_run_at_the_next_look(
     summary = json.loads((out / runs.SUMMARY).read_text())
     assert summary["status"] == "stopped"
     assert summary["stopped"] == result.stopped
-    again = fit(
-        model(), tiny, "one-hot", Collapses(tiny, at - 8), out=out, resume=True, **options
-    )
+    rest = Collapses(tiny, max(at - saved, 0))
+    again = fit(model(), tiny, "one-hot", rest, out=out, resume=True, **options)
     assert again.stopped == result.stopped
+    assert rest.seen == stopped - saved
 
 
 def test_stopped_at_an_epochs_end_stays_stopped(watched: Any, tmp_path: Path) -> None:
     """The state of that epoch is saved: resumed, the run would go on after the collapse."""
     tiny, options = watched
     out = tmp_path / "run"
-    first = fit(model(), tiny, "one-hot", Collapses(tiny, 15), out=out, **options)
+    first = fit(model(), tiny, "one-hot", Collapses(tiny, 13), out=out, **options)
     before = runs.load_weights(out / runs.LAST)
     resumed = Collapses(tiny, 0)
     again = fit(model(), tiny, "one-hot", resumed, out=out, resume=True, **options)
@@ -260,7 +286,7 @@ def test_a_collapse_before_any_epoch_has_ended(watched: Any, tmp_path: Path) -> 
     tiny, options = watched
     result = fit(model(), tiny, "one-hot", Collapses(tiny, 3), out=tmp_path / "run", **options)
     assert result.stopped is not None
-    assert "at step 4 of 24" in result.stopped
+    assert "at step 6 of 24" in result.stopped
     assert "best checkpoint" not in result.stopped
     assert (tmp_path / "run" / runs.BEST).is_file()
     assert result.history == []
@@ -281,12 +307,40 @@ def test_looks_are_at_samples_of_all_classes(options: dict[str, Any]) -> None:
         seen.append(set(split.y[indices].tolist()))
         return genuine(net, split, indices, **more)
 
-    options |= {"validation": 150, "batch_size": 16}
+    options |= {"validation": 200, "batch_size": 16}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "validate", spy)
         fit(model(), (x, y), "one-hot", "fast-at", **options)
     assert len(seen) > 2
     assert all(classes == {0, 1, 2} for classes in seen)
+
+
+def collapsing_run(seed: int) -> Any:
+    """FGSM training at a radius and a step that it can't stand, on the embedded digits."""
+    return fit(
+        {"name": "mlp", "hidden": [256, 256]},
+        "digits",
+        "one-hot",
+        "fast-at",
+        attack={"name": "pgd", "step_size": 0.6, "start": "none"},
+        eps=0.3,
+        epochs=15,
+        seed=seed,
+        batch_size=64,
+        schedule={"name": "constant"},
+        validation=200,
+    )
+
+
+def test_a_real_collapse_is_found() -> None:
+    """What the watch is for: robust accuracy under PGD falls to almost nothing while the accuracy
+    under the training attack grows. The best checkpoint is the one from before."""
+    # Whether a seed collapses depends on the machine's rounding too.
+    results = (collapsing_run(seed) for seed in (0, 2, 3, 4, 5))
+    result = next(r for r in results if r.stopped is not None)
+    assert result.stopped is not None
+    assert "catastrophic overfitting" in result.stopped
+    assert result.best["validation_robust_accuracy"] > 0.1
 
 
 @pytest.mark.parametrize("trainer", ["fast-at", "pgd-at", "trades"])

@@ -53,7 +53,9 @@ def test_accumulation_gives_the_same_weights(
         for n in (1, parts)
     )
     assert differences(one.last, many.last) < 2e-5
-    assert float((one.last["1.weight"] - smooth_model().state_dict()["1.weight"]).abs().max()) > 1e-2
+    assert (
+        float((one.last["1.weight"] - smooth_model().state_dict()["1.weight"]).abs().max()) > 1e-2
+    )
     for a, b in zip(one.history, many.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
         assert a["train_accuracy"] == b["train_accuracy"]

@@ -1,0 +1,174 @@
+"""One model on one set of images: every attack, every evaluation, and the worst case."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.attacks.base import Attack, held_still
+from robustlabels.attacks.official_autoattack import AutoAttack
+from robustlabels.errors import BadValueError
+from robustlabels.evaluation.accuracy import Progress, correct, predict, robust_verdicts, share
+from robustlabels.evaluation.builtin import Accuracy
+from robustlabels.evaluation.context import Context, Evaluation
+from robustlabels.evaluation.plans import Plan
+from robustlabels.randomness import preserved, seed_everything
+
+_TOLERANCE = 1e-5  # of the ball, relative to eps where that is above 1
+_SECTIONS = {"accuracy": "clean", "calibration": "ece"}  # built-in evaluations' place in the result
+
+
+@dataclass
+class Judge:
+    """One K-class model, frozen in eval mode, on one set of images on the CPU."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    context: Context
+    progress: Stages
+    verdicts: dict[str, Tensor] = field(default_factory=dict)
+    adversarial: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, plans: list[Plan], measures: list[tuple[str, Evaluation]]) -> dict[str, Any]:
+        """Everything that :func:`robustlabels.evaluate` returns of the model itself."""
+        clean = correct(predict(self.model, self.x, self.context.batch_size), self.y)
+        self.progress.next()
+        found = {plan.name: self._attack(plan, clean) for plan in plans}
+        worst = [self.verdicts[name] for name, a in found.items() if a["eps_bounded"]]
+        context = Context(
+            **{**vars(self.context), "adversarial": self.adversarial, "progress": None}
+        )
+        sections: dict[str, Any] = {"clean": None, "ece": {}, "evaluations": {}}
+        for name, evaluation in measures:
+            figures = self._measure(name, evaluation, context)
+            if name in _SECTIONS:
+                sections[_SECTIONS[name]] = figures
+            else:
+                sections["evaluations"][name] = figures
+            self.progress.next()
+        if sections["clean"] is None:  # every figure is read beside the clean accuracy
+            sections["clean"] = Accuracy()(self.model, self.x, self.y, context)
+        return {
+            **sections,
+            "attacks": found,
+            "robust_accuracy": share(torch.stack(worst).all(dim=0)) if worst else None,
+            "verdicts": {name: v.tolist() for name, v in self.verdicts.items()},
+            "adversarial": self.adversarial,
+        }
+
+    def _attack(self, plan: Plan, clean: Tensor) -> dict[str, Any]:
+        start = time.perf_counter()
+        per_attack: dict[str, float] | None = None
+        flags: list[str] = []
+        report = self.progress.within(plan.name)
+        with preserved(), held_still(self.model):
+            seed_everything(self.context.seed)
+            if isinstance(plan.attack, AutoAttack):
+                outcome = plan.attack.run(self.model, self.x, self.y, report)
+                x_adv, robust = outcome.x_adv, outcome.robust & clean
+                per_attack, flags = outcome.after, outcome.flags
+            else:
+                robust, x_adv = robust_verdicts(
+                    self.model, plan.attack, self.x, self.y, self.context.batch_size, report
+                )
+        bounded, distance = _within(self.x, x_adv, self.context.eps, self.context.norm)
+        if not bounded:
+            flags = [*flags, f"leaves the {self.context.norm} ball of eps or [0, 1]: not counted"]
+        self.verdicts[plan.name], self.adversarial[plan.name] = robust, x_adv
+        self.progress.next()
+        return {
+            "robust_accuracy": share(robust),
+            "params": _params(plan.attack),
+            "seconds": time.perf_counter() - start,
+            "per_attack": per_attack,
+            "flags": flags,
+            "eps_bounded": bounded,
+            "max_perturbation": distance,
+        }
+
+    def _measure(self, name: str, evaluation: Evaluation, context: Context) -> dict[str, Any]:
+        with preserved(), held_still(self.model):
+            seed_everything(context.seed)
+            figures = evaluation(self.model, self.x, self.y, context)
+        try:
+            json.dumps(figures, allow_nan=False)
+            return dict(figures)
+        except (TypeError, ValueError) as error:
+            raise BadValueError(
+                f"evaluation {name!r} must return a dict that JSON can hold: {error}"
+            ) from error
+
+
+class Stages:
+    """Progress over several stages of known weight."""
+
+    def __init__(self, weights: Sequence[float], progress: Progress | None) -> None:
+        self.weights, self.progress = list(weights), progress
+        self.stage = 0
+        if progress is not None:
+            progress(0.0, "clean")
+
+    def within(self, name: str) -> Progress | None:
+        """A callback for the present stage's own share."""
+        progress = self.progress
+        if progress is None:
+            return None
+        before, mine, total = self._sums()
+
+        def report(done: float, text: str) -> None:
+            progress((before + mine * done) / total, f"{name}: {text}")
+
+        return report
+
+    def next(self) -> None:
+        """The present stage is done."""
+        before, mine, total = self._sums()
+        self.stage += 1
+        if self.progress is not None:
+            self.progress((before + mine) / total, "done")
+
+    def _sums(self) -> tuple[float, float, float]:
+        return sum(self.weights[: self.stage]), self.weights[self.stage], sum(self.weights)
+
+
+def _params(attack: Attack) -> dict[str, Any]:
+    """An attack's public attributes that JSON can hold: its parameters, defaults included."""
+    return {
+        k: v
+        for k, v in getattr(attack, "__dict__", {}).items()
+        if not k.startswith("_") and _is_json(v)
+    }
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _within(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> tuple[bool, float | None]:
+    """Whether inputs stay in the ball and in [0, 1]; and the greatest distance, None for NaN."""
+    order = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[norm]
+    # In float64, where the sum over an image's pixels is finer than the tolerance; in parts.
+    parts = [
+        (a.double() - b.double()).flatten(1).norm(p=order, dim=1)
+        for a, b in zip(x.split(250), x_adv.split(250), strict=True)
+    ]
+    distance = float(torch.cat(parts).max())
+    low, high = (float(v) for v in x_adv.aminmax())
+    inside = (
+        distance <= eps + _TOLERANCE * max(1.0, eps)
+        and low >= -_TOLERANCE
+        and high <= 1 + _TOLERANCE
+    )
+    return inside, distance if math.isfinite(distance) else None

@@ -1,0 +1,95 @@
+"""What to run: attacks and evaluations from names, tables and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustlabels import factories
+from robustlabels.attacks.base import Attack
+from robustlabels.attacks.official_autoattack import AutoAttack
+from robustlabels.errors import BadValueError
+from robustlabels.evaluation.context import Evaluation
+from robustlabels.plugins import build
+
+_SLOW, _QUICK = 200.0, 10.0  # what AutoAttack and another attack weigh in the progress
+
+Named = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One attack to run."""
+
+    name: str
+    attack: Attack
+    weight: float
+
+
+def plan_attacks(
+    attacks: Sequence[Named | Attack], eps: float, norm: str, seed: int, batch_size: int
+) -> list[Plan]:
+    """Attacks, each under a name of its own.
+
+    Raises:
+        ValueError, KeyError: not a list, an unknown name, or something that is no attack.
+    """
+    plans: list[Plan] = []
+    names = {"clean"}  # calibration's column
+    for given in _sequence("attacks", attacks):
+        if isinstance(given, str | Mapping):
+            label, params = _named("attacks", given)
+            if label == "autoattack":
+                params = {"seed": seed, "batch_size": batch_size, **params}
+            attack = factories.make_attack(label, eps, norm, **params)
+        elif callable(given):
+            attack = given
+            label = getattr(given, "__name__", type(given).__name__).lower()
+        else:
+            raise BadValueError(f"attacks: {given!r} is neither a name, a table nor an attack")
+        name = _fresh(label, names)
+        plans.append(Plan(name, attack, _SLOW if isinstance(attack, AutoAttack) else _QUICK))
+    return plans
+
+
+def plan_evaluations(evaluations: Sequence[Named | Evaluation]) -> list[tuple[str, Evaluation]]:
+    """Evaluations, each under a name of its own; those that are objects begin with "user:"."""
+    plans: list[tuple[str, Evaluation]] = []
+    names: set[str] = set()
+    for given in _sequence("evaluations", evaluations):
+        if isinstance(given, str | Mapping):
+            label, params = _named("evaluations", given)
+            plans.append((_fresh(label, names), build("evaluations", label, params)))
+        elif callable(given):
+            label = getattr(given, "__name__", type(given).__name__).lower()
+            plans.append((_fresh(f"user:{label}", names), given))
+        else:
+            raise BadValueError(
+                f"evaluations: {given!r} is neither a name, a table nor an evaluation"
+            )
+    return plans
+
+
+def _sequence(what: str, given: Any) -> Sequence[Any]:
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise BadValueError(f"{what} must be a list, e.g. {what}=[{given!r}]")
+    return given
+
+
+def _named(what: str, given: Named) -> tuple[str, dict[str, Any]]:
+    if isinstance(given, str):
+        return given, {}
+    if not isinstance(given.get("name"), str) or not set(given) <= {"name", "params"}:
+        raise BadValueError(f"{what}: a table needs 'name' and may have 'params', not {given!r}")
+    return given["name"], dict(given.get("params") or {})
+
+
+def _fresh(label: str, names: set[str]) -> str:
+    """``label``, or ``label-2`` and so on where it is taken."""
+    name, count = label, 1
+    while name in names:
+        count += 1
+        name = f"{label}-{count}"
+    names.add(name)
+    return name

@@ -12,9 +12,11 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import pickle
 import platform
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,7 +56,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a file whole or not at all: a crash leaves the old one, or none.
 
     Raises:
-        RunError: the folder can't be written to.
+        RunError: the folder can't be written to, or the disk is full.
     """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -68,6 +70,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:  # a full disk
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -103,7 +107,8 @@ def new_folder(path: Path, what: str = "output") -> Path:
         if path.exists() and not path.is_dir():
             raise RunError(f"{what} folder {path} is a file; name another")
         if path.is_dir() and any(path.iterdir()):
-            hint = "; --resume goes on with it" if (path / CONFIG).exists() else ""
+            run = (path / CONFIG).exists()
+            hint = ", or go on with this run by train --resume" if run else ""
             raise RunError(f"{what} folder {path} already holds files; name another{hint}")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -136,7 +141,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to load the file unsafely: not ours to pass on.
+        raise RunError(
+            f"{path} is not a readable checkpoint: no torch file, or one that holds more than "
+            "tensors and plain values, which could run code; save the state_dict() alone"
+        ) from error
     except Exception as error:
         # Whatever a corrupt or hostile file makes the reader raise, the user's view is the same.
         raise RunError(f"{path} is not a readable checkpoint: {_first_line(error)}") from error
@@ -144,7 +156,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         raise RunError(f"{path} holds no state dict of tensors")
     return {k.removeprefix("module."): v for k, v in state.items()}
 
@@ -244,7 +258,7 @@ class RunFolder:
         path = self.path / METRICS
         lines: list[dict[str, Any]] = []
         if path.exists():
-            for text in path.read_text(encoding="utf-8").splitlines():
+            for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError):
                     lines.append(json.loads(text))
         return lines

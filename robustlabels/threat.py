@@ -35,8 +35,8 @@ def parse_eps(value: str | float, norm: str = "Linf") -> float:
     if not math.isfinite(eps) or eps <= 0:
         raise BadValueError(f"eps must be above 0, not {value!r}")
     if norm == "Linf" and eps > 1:
+        steps = f"; in 8-bit steps write {int(eps)}/255" if eps == int(eps) else ""
         raise BadValueError(
-            f"eps must be at most 1 for Linf (inputs are in [0, 1]), not {value!r}; "
-            f"in 8-bit steps write {value}/255"
+            f"eps must be at most 1 for Linf (inputs are in [0, 1]), not {value!r}{steps}"
         )
     return eps

@@ -41,13 +41,15 @@ def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
 
     Args:
         model: any module.
-        mode: "eval"; "train"; or "train-but-norm": train mode with batch norm and dropout in
-            eval mode (RNNs need it).
+        mode: "eval"; "train": a model that is in train mode stays as it is, frozen batch norms
+            included; or "train-but-norm": train mode with batch norm and dropout in eval mode
+            (RNNs need it).
     """
     modules = {m: m.training for m in model.modules()}
     parameters = {p: p.requires_grad for p in model.parameters()}
     try:
-        model.train(mode != "eval")
+        if mode == "eval" or not model.training:
+            model.train(mode != "eval")
         if mode == "train-but-norm":
             for module in modules:
                 if isinstance(module, _BatchNorm | _DropoutNd):

@@ -2,7 +2,8 @@
 
 Works around, without touching its files (torchattacks 3.5.1): model modes restored wrongly (a
 frozen batch norm comes back in train mode, an exception leaves eval mode), outputs that carry a
-graph (APGD, AutoAttack), and a default number of classes of 10.
+graph (APGD, AutoAttack), a default number of classes of 10 (JSMA's can't be changed), and the
+global generator seeded with 0 by every attack with a ``seed`` (dropout would repeat itself).
 """
 
 from __future__ import annotations
@@ -69,10 +70,13 @@ _SOFT = frozenset(
         "NIFGSM",
         "PGD",
         "PGDL2",
+        "PIFGSM",
+        "PIFGSMPP",
         "RFGSM",
         "SINIFGSM",
         "TIFGSM",
         "TPGD",
+        "UPGD",
         "VANILA",
         "VMIFGSM",
         "VNIFGSM",
@@ -127,7 +131,8 @@ class TorchAttack:
             )
         self.norm = norm
         self._wants_classes = "n_classes" in accepted and "n_classes" not in params
-        self.takes_soft_labels = name in _SOFT
+        self._seeds = "seed" in accepted
+        self.takes_soft_labels = name in _SOFT and params.get("loss", "ce") == "ce"  # UPGD's
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """See :class:`robustlabels.attacks.Attack`."""
@@ -138,13 +143,23 @@ class TorchAttack:
             )
         if len(x) == 0:
             return x.detach().clone()
-        with held_still(model), torch.enable_grad():
+        devices = [x.device] if x.device.type == "cuda" else []
+        with (
+            held_still(model),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices, enabled=self._seeds),
+        ):
             params = dict(self.params)
-            if self._wants_classes:
+            classes = 0
+            if self._wants_classes or self.name == "JSMA":
                 with torch.no_grad():
-                    params["n_classes"] = model(x[:1]).shape[1]
+                    classes = model(x[:1]).shape[1]
+            if self._wants_classes:
+                params["n_classes"] = classes
             attack = self._factory(model, **params)
             attack.set_device(x.device)
+            if self.name == "JSMA":
+                attack.set_mode_targeted_by_function(lambda _, y: (y + 1) % classes, quiet=True)
             x_adv: Tensor = attack(x, y)
         return x_adv.detach()
 

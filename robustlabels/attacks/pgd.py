@@ -60,7 +60,12 @@ class PGD:
         self.norm, self.steps, self.start = norm, steps, start
         self.loss, self.mode, self.restarts = loss, mode, restarts
         self.takes_soft_labels = loss != "margin"
-        self.step_size = 2.5 * self.eps / steps if step_size is None else parse_eps(step_size, "L2")
+        self.step_size = 2.5 * self.eps / steps
+        if step_size is not None:
+            try:
+                self.step_size = parse_eps(step_size, "L2")
+            except BadValueError as error:
+                raise BadValueError(f"step_size: {error}".replace(": eps must", " must")) from None
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None = None
@@ -74,6 +79,8 @@ class PGD:
             start: where to begin, instead of a random point; projected onto the ball.
         """
         x = x.detach()
+        if self.loss == "margin" and y.is_floating_point():
+            raise BadValueError("loss='margin' takes class indices only, not soft labels")
         if len(x) == 0:
             return x.clone()
         with held_still(model, self.mode), torch.enable_grad():

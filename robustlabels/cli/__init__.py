@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from robustlabels import __version__
 from robustlabels.cli import demo, doctor, evaluate, listing, plugins, train
 from robustlabels.errors import UserError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="robustlabels",
@@ -54,25 +56,39 @@ def main(arguments: list[str] | None = None) -> None:
         code = typer.main.get_command(app).main(
             given, prog_name="robustlabels", standalone_mode=False
         )
+        sys.stdout.flush()  # here, where a reader that has left is no traceback
     except UserError as error:
         if debug:
             raise
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("robustlabels: interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (head, less) has left: not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _reader_left()
+    except SystemExit as error:  # rich and typer make it of a broken pipe
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _reader_left()
     except Exception as error:
         # typer's usage errors; from which click they come differs between its versions.
-        if debug or not hasattr(error, "format_message"):
+        if not hasattr(error, "format_message"):
+            raise
+        if not error.format_message():  # no command: the help is printed already
+            sys.exit(2)
+        if debug:
             raise
         _fail(error.format_message())
+    if code == INTERRUPTED:  # typer returns it where it has caught the interrupt itself
+        print("robustlabels: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _reader_left() -> NoReturn:
+    """The reader of our output (head, less) has left: not an error of ours."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"robustlabels: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

@@ -37,13 +37,16 @@ def print_table(
     from rich.table import Table
 
     cells = [[escape(str(cell)) for cell in row] for row in rows]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
         numeric = bool(cells) and all(_is_numeric(row[i]) for row in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
-    console().print(table)
+    out = console()
+    if title is not None:  # not the table's own, which would wrap at the table's width
+        out.print(title, style="italic", markup=False)
+    out.print(table)
 
 
 def percent(share: float | None) -> str:

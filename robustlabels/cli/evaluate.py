@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="File; RUN/evaluation.json by default.")] = None,
     weights: Annotated[str, typer.Option(help="best, last or average.")] = "best",
     batch_size: Annotated[int | None, typer.Option(help="Images at a time.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of images and the attacks.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the choice of images and the attacks.", min=0, max=2**63 - 1)
+    ] = 0,
     data_root: Annotated[str | None, typer.Option(help="Folder of the data, if moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -33,11 +36,15 @@ def evaluate(
     from robustlabels import runs
     from robustlabels.errors import BadValueError, RunError
 
+    runs.RunFolder.open(run)
     path = out if out is not None else run / "evaluation.json"
-    if path.exists():
-        raise RunError(f"{path} is there already; --out FILE writes another")
-    if not path.parent.is_dir():
-        raise RunError(f"there is no folder {path.parent} to write {path.name} into")
+    try:
+        if path.exists():
+            raise RunError(f"{path} is there already; --out FILE writes another")
+        if not path.parent.is_dir():
+            raise RunError(f"there is no folder {path.parent} to write {path.name} into")
+    except OSError as error:  # e.g. too long a name
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
     names = [name.strip() for name in attacks.split(",") if name.strip()]
     if n is not None and n < 1:
         raise BadValueError(f"n must be at least 1, not {n}")
@@ -77,8 +84,8 @@ def evaluate(
         "run": str(run),
         "weights": weights,
         "weights_sha256": runs.sha256(loaded.path),
-        "labels": config.labels.model_dump(),
-        "trainer": config.trainer.model_dump(),
+        "labels": _for_json(config.labels.model_dump()),
+        "trainer": _for_json(config.trainer.model_dump()),
         **result,
     }
     runs.write_json(path, result)
@@ -99,6 +106,15 @@ def evaluate(
     for note in _notes(result):
         print(note)
     print(f"written: {path}")
+
+
+def _for_json(value: Any) -> Any:
+    """A config's values; JSON has no infinity (a temperature may be ``inf``), so it is text."""
+    if isinstance(value, dict):
+        return {k: _for_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ece(result: dict[str, Any], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -276,7 +277,8 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
 
 def check_values(scheme: Any, wanted: bool) -> None:
     """Switch a scheme's look at values (range of y, NaN) on or off."""
-    object.__setattr__(scheme, "check_values", wanted)  # frozen dataclasses too
+    with contextlib.suppress(AttributeError):  # a class attribute beside __slots__: it stays
+        object.__setattr__(scheme, "check_values", wanted)  # frozen dataclasses too
 
 
 def _leave_alone(

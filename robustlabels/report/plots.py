@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def robustness_curves(results: dict[str, Any]) -> bytes:
     figure = _figure(9.0, 3.6)
     axes = figure.add_subplot()
     drawn = {n: c for n, c in results["curves"].items() if c and c[-1]["robust"] is not None}
-    for (name, curve), colour in zip(drawn.items(), LINES, strict=False):
+    for (name, curve), colour in zip(drawn.items(), itertools.cycle(LINES), strict=False):
         points = [(p["epoch"], 100 * p["robust"]) for p in curve if p["robust"] is not None]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
     axes.set_xlabel("epoch")

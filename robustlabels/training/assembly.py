@@ -125,6 +125,8 @@ def assemble(config: Config, given: Given) -> Assembly:
 
     frozen = teacher() if scheme.teacher == "frozen" else None
     indices, held_out = _hold_out(len(split), config)
+    optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
+    config = config.model_copy(update={"optimizer": optimizer, "validation": len(held_out)})
     trainer.setup(Run(model, scheme, data.num_classes, device, config, teacher))
     engine = Engine(
         model=model,
@@ -229,7 +231,7 @@ def _output_shape(
             found = model(torch.full((2, *data.input_shape), 0.5, device=device))
         except BadValueError as error:
             raise BadValueError(f"{what} doesn't fit {data.name!r}: {error}") from error
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise BadValueError(
                 f"{what} does not take inputs of shape {data.input_shape} of {data.name!r}: "
                 f"{' '.join(str(error).split())[:200]}"

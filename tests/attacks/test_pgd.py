@@ -131,10 +131,10 @@ def test_fast_ats_attack_is_torchattacks_ffgsm(make: Any) -> None:
     eps = 8 / 255
     attack = make_attack("pgd", eps, **make_trainer("fast-at").attack_defaults(eps))
     torch.manual_seed(4)
+    torch.randn_like(x)  # FFGSM draws these, and overwrites them
     ours = attack(net, x, y)
     torch.manual_seed(4)
     theirs = torchattacks.FFGSM(net, eps=eps, alpha=1.25 * eps)(x, y)
-    # FFGSM does not clip its start to [0, 1]; where that matters they may differ by the excess
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
@@ -258,9 +258,9 @@ def test_restarts_are_never_worse(make: Any, norm: str) -> None:
     net = make()
     for loss in ("ce", "margin"):
         torch.manual_seed(0)
-        one = PGD(0.15, norm, steps=2, loss=loss)(net, x, y)
+        one = PGD(0.05, norm, 1, 0.02, loss=loss)(net, x, y)
         torch.manual_seed(0)
-        many = PGD(0.15, norm, steps=2, loss=loss, restarts=4)(net, x, y)
+        many = PGD(0.05, norm, 1, 0.02, loss=loss, restarts=4)(net, x, y)
         with torch.no_grad():
             first, best = net(one), net(many)
         lost = (first.argmax(dim=1) != y) & (best.argmax(dim=1) == y)
@@ -329,13 +329,12 @@ def brute(kind: str, net: nn.Module, x: Tensor, y: Tensor, q: np.ndarray) -> Any
     return value
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("kind", ["ce", "kl", "margin"])
+@pytest.mark.parametrize(
+    ("kind", "soft"), [("ce", False), ("ce", True), ("kl", False), ("margin", False)]
+)
 def test_one_l2_step_goes_along_the_brute_force_gradient(kind: str, soft: bool) -> None:
     """The sign of the KL, which side is the reference, whether the margin is the right way
     round: one step of an L2 attack is the gradient's direction."""
-    if soft and kind != "ce":
-        pytest.skip("only CE looks at soft labels")
     x, y = batch(3)
     x = (0.3 + 0.4 * x).double()
     net = mlp().double()
@@ -519,7 +518,8 @@ def test_step_size_errors_name_step_size() -> None:
 
 def test_double_precision_keeps_its_precision() -> None:
     """A float32 cross-entropy of float64 logits underflows where float64 does not."""
-    w = torch.full((12,), 15.0, dtype=torch.float64)
+    w = torch.full((12,), 25 / 6, dtype=torch.float64)
     x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
-    adv = PGD(0.1, start="none")(binary(w), x, torch.tensor([1]))  # gap 90: e^-90 in float32 is 0
+    # the true class is ahead by 25: 1 - p is 1e-11, which in float32 is 0
+    adv = PGD(0.1, start="none")(binary(w), x, torch.tensor([1]))
     torch.testing.assert_close(adv, x - 0.1)

@@ -192,7 +192,7 @@ def test_one_copy_where_the_decays_agree(
     tiny: Any, options: dict[str, Any], monkeypatch: Any, decay: float, copies: int
 ) -> None:
     """A second copy of the same average costs memory and time at every step."""
-    import robustlabels.training.engine as engine
+    from robustlabels.training import engine
 
     made = []
 

@@ -67,7 +67,6 @@ def test_a_broken_run_says_so_and_keeps_what_was_good(
     """A NaN in the weights or in the saved state ends every later resume; an overwritten best
     checkpoint loses the run. A finite loss with a broken gradient must not pass either, least of
     all in the very last step."""
-    x, y = tiny
     options |= {"epochs": 2, "validation": validation, "save_every": saves}
     options["batch_size"] = (48 - validation + 2) // 3
     out = tmp_path / "run"
@@ -296,7 +295,7 @@ def test_looks_are_at_samples_of_all_classes(options: dict[str, Any]) -> None:
     """Data are often sorted by class: the first held-out batch would be of one or two classes,
     whose accuracy is not comparable with that of all. Here a robust model meets such data: its
     robust accuracy is 1 on the first class, and 1/3 altogether."""
-    import robustlabels.training.engine as engine
+    from robustlabels.training import engine
 
     x = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     y = torch.arange(300) // 100

@@ -156,7 +156,10 @@ def test_trades_concatenated_is_the_same_without_batch_norm() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-@pytest.mark.parametrize("params", [{"beta": -1}, {"beta": float("nan")}, {"beta": float("inf")}, {"beta": True}, {"beta": "6"}, {"inner": "mse"}])  # fmt: skip
+BAD_BETAS: list[Any] = [-1, float("nan"), float("inf"), True, "6"]
+
+
+@pytest.mark.parametrize("params", [*({"beta": b} for b in BAD_BETAS), {"inner": "mse"}])
 def test_trades_refuses(params: dict[str, Any]) -> None:
     """A negative beta pushes f(x') away from f(x)."""
     with pytest.raises(ValueError, match=next(iter(params))):

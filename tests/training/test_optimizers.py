@@ -113,9 +113,9 @@ def test_sgd(start: np.ndarray, gradients: np.ndarray, momentum: float, nesterov
     """v <- m v + g; w <- w - lr (g + m v) with Nesterov, - lr v without; weight decay in g."""
     w, v = start.copy(), np.zeros(3)
     for g in gradients:
-        g = g + 0.01 * w
-        v = momentum * v + g
-        w = w - 0.3 * (g + momentum * v if nesterov and momentum else v)
+        decayed = g + 0.01 * w
+        v = momentum * v + decayed
+        w = w - 0.3 * (decayed + momentum * v if nesterov and momentum else v)
     found = run_optimizer(
         gradients, start, lr=0.3, momentum=momentum, nesterov=nesterov, weight_decay=0.01
     )

@@ -6,6 +6,7 @@ tenth of the training time, silently.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -41,7 +42,7 @@ def per_step(model: Any, data: Any, scheme: Any, trainer: Any, **options: Any) -
 
     fit(model, data, scheme, trainer, progress=progress, **options)
     assert len(snapshots) == 3
-    return [b - a for a, b in zip(snapshots, snapshots[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(snapshots)]
 
 
 def test_nothing_is_left_out() -> None:
@@ -85,9 +86,7 @@ def test_parameters_get_a_gradient_once_a_step(
     model = counted()
     sums = Counter()
     for name, parameter in model.named_parameters():
-        parameter.register_post_accumulate_grad_hook(
-            lambda p, name=name: sums.update([name])  # noqa: ARG005
-        )
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: sums.update([name]))
     fit(model, tiny, "one-hot", trainer, **options)
     assert sums == {name: 3 for name, _ in model.named_parameters()}
 

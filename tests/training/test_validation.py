@@ -86,7 +86,8 @@ def test_the_test_set_never_chooses(tiny: Any, options: dict[str, Any]) -> None:
 
 
 def prototypes(x: Tensor, y: Tensor, scale: float) -> Tensor:
-    return scale * torch.stack([x[y == k].mean(dim=0).flatten() - x.mean(dim=0).flatten() for k in range(K)])  # fmt: skip
+    rows = [x[y == k].mean(dim=0).flatten() - x.mean(dim=0).flatten() for k in range(K)]
+    return scale * torch.stack(rows)
 
 
 class Scripted(Standard):
@@ -213,7 +214,6 @@ def test_validate_every(tiny: Any, options: dict[str, Any]) -> None:
 
 def test_validation_does_not_disturb_training(tiny: Any, options: dict[str, Any]) -> None:
     """Looking more often must not change the weights: random numbers, modes, statistics."""
-    x, y = tiny
     made = []
     for every in (1, 3):
         torch.manual_seed(0)
@@ -285,7 +285,7 @@ def test_validate_by_hand() -> None:
 
 def test_validation_uses_hard_labels_and_real_classes(tiny: Any, options: dict[str, Any]) -> None:
     """Never evaluate with soft labels, and never over virtual classes: both look more robust."""
-    import robustlabels.training.engine as engine
+    from robustlabels.training import engine
 
     seen: list[tuple[int, torch.dtype, int]] = []
     genuine = engine.PGD.__call__

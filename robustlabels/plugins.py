@@ -104,8 +104,9 @@ class Registry:
         return sorted(found)
 
     def distribution(self, name: str) -> str:
-        """The distribution that brought ``name``."""
-        return self._find(name)[0].distribution
+        """The distribution that brought ``name``, which may be a family's ("npz:")."""
+        family = self._owned.get(name)
+        return (family or self._find(name)[0]).distribution
 
     def factory(self, name: str) -> Factory:
         """The factory behind ``name``; for a family, with the rest of the name bound.
@@ -128,6 +129,8 @@ class Registry:
             for prefix, claim in table.items():
                 if prefix.endswith(":") and key.startswith(prefix) and key != prefix:
                     return claim, key[len(prefix) :]
+        if name in self._owned:  # a family without a member
+            raise UnknownNameError(f"{self._noun()} {name!r} lacks what comes after the colon")
         raise UnknownNameError(f"unknown {self._noun()} {name!r}; {nearest(name, self.names())}")
 
     def _clash(self, name: str) -> str:

@@ -511,7 +511,7 @@ def test_bad_parameters(params: dict[str, Any], name: str) -> None:
 
 
 def test_step_size_errors_name_step_size() -> None:
-    """ "eps must be above 0" sends the user to the wrong argument."""
+    """A message about eps sends the user to the wrong argument."""
     with pytest.raises(ValueError, match="step_size"):
         PGD(0.1, step_size=-1)
 

@@ -28,6 +28,7 @@ CASES = {
     "train --dataset digit --out new": "unknown data set 'digit'; did you mean 'digits'",
     "train --attack torchattacks:PDG --out new": "'torchattacks:PDG'; did you mean",
     VS + "--set labels.inner=onehot": "unknown label scheme 'onehot'; did you mean 'one-hot'",
+    "train --dataset npz: --out new": "data set 'npz:' lacks what comes after the colon",
     EVALUATE + "--attacks pgd,pdg": "unknown attack 'pdg'; did you mean 'pgd'",
     EVALUATE + "--weights bets": "weights must be one of best, last, average, not 'bets'",
     "list scheme": "cannot list 'scheme'; did you mean 'schemes'",
@@ -320,3 +321,20 @@ def test_debug_shows_the_traceback(cli: Any, tmp_path: Path, place: str) -> None
     command = ["--debug", *command] if place == "first" else [*command, "--debug"]
     with pytest.raises(BadValueError, match="at most 1 for Linf"):
         main(command)
+
+
+@pytest.mark.xfail(strict=True, reason="known: a traceback and exit code 1")
+@pytest.mark.parametrize(
+    "command",
+    [
+        EVALUATE + "--device cuda:99",
+        EVALUATE + "--attacks torchattacks:TIFGSM",  # fails on one channel, says doctor
+        "train --model linear --attack torchattacks:PGD --set attack.steps=many --out new",
+    ],
+)
+def test_known_tracebacks(cli: Any, disk: Callable[[], Any], run: Path, command: str) -> None:
+    """Mistakes that are not caught yet: whoever mends one is told here to move it up."""
+    try:
+        refused(cli, disk, command)
+    except (RuntimeError, TypeError) as error:
+        pytest.fail(f"traceback: {error}")

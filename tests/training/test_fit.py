@@ -111,7 +111,7 @@ def test_defaults_are_the_designs(tiny: Any) -> None:
 def test_a_trainers_attack_defaults_are_in_the_config_and_overridden(
     tiny: Any, options: dict[str, Any]
 ) -> None:
-    """ "resolved, complete": the config must say what was run, not what was asked."""
+    """The config is resolved and complete: it must say what was run, not what was asked."""
     trades = fit(MLP, tiny, "ls", "trades", **options).config.attack
     assert trades.params == {"loss": "kl", "start": "gaussian"}
     mine = fit(MLP, tiny, "ls", "trades", {"name": "pgd", "start": "none"}, **options)

@@ -1,0 +1,265 @@
+"""What the commands do when all is well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import robustlabels
+from robustlabels.cli import app
+
+COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands)
+KINDS = ("schemes", "trainers", "attacks", "models", "datasets", "evaluations")
+FILES = ["config.toml", "last.safetensors", "metrics.jsonl", "run.json", "state"]
+FILES += ["weights.safetensors"]
+
+
+def test_the_commands_are_those_documented() -> None:
+    """docs/cli.md's table is what users choose from."""
+    docs = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)", docs, re.MULTILINE)) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(cli: Any, command: str, flag: str) -> None:
+    """Every command explains itself, and asking for it is no error."""
+    ran = cli(command, flag)
+    assert (ran.code, ran.err) == (0, "")
+    assert "Usage: robustlabels " + command in ran.out
+
+
+def test_help_of_all(cli: Any) -> None:
+    """The first thing that a user tries; without a command it is shown too, but exits with 2."""
+    ran = cli("--help")
+    assert (ran.code, ran.err) == (0, "")
+    bare = cli()
+    assert (bare.code, bare.err) == (2, "")
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", ran.out)
+        assert re.search(rf"\b{command}\b", bare.out)
+
+
+def test_version(cli: Any) -> None:
+    """The version in the package, in pyproject.toml and on the command line are one."""
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert robustlabels.__version__ == pyproject["project"]["version"]
+    assert cli("--version").out == f"robustlabels {robustlabels.__version__}\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list(cli: Any, kind: str) -> None:
+    """JSON and the table hold the same names, those that Python's list_* gives."""
+    names = getattr(robustlabels, f"list_{kind}")()
+    found = json.loads(cli("list", kind, "--json").out)
+    assert [row["name"] for row in found] == names
+    table = [line.split() for line in cli("list", kind).out.splitlines() if line.strip()]
+    assert [(row["name"], row["distribution"]) for row in found] == [
+        (line[0], line[1]) for line in table[2:]
+    ]
+
+
+def test_plugins(cli: Any) -> None:
+    """Each entry point of ours is there, and works."""
+    found = {row["name"]: row for row in json.loads(cli("plugins", "--json").out)}
+    ours = {e.name for e in entry_points(group="robustlabels") if e.dist.name == "robustlabels"}
+    assert ours
+    assert ours <= set(found)
+    for name in ours:
+        assert found[name]["builtin"]
+        assert found[name]["status"] == "ok"
+    assert {"vs", "one-hot", "adr"} <= set(found["labels"]["names"]["schemes"])
+    assert "robustlabels" in cli("plugins").out
+
+
+def test_output_to_a_pipe_is_not_wrapped(cli: Any) -> None:
+    """At 80 columns a plugin's names would be folded, and grep would miss them."""
+    out = cli("plugins").out
+    line = next(line for line in out.splitlines() if "register_attacks" in line)
+    assert len(line) > 120
+    assert all(name in line for name in ("autoattack", "fgsm", "pgd", "torchattacks:"))
+
+
+def test_a_title_is_neither_wrapped_nor_read_as_markup(cli: Any, run: Path) -> None:
+    """rich folds a table's title at the table's width, and swallows [red] in a path."""
+    long = run.parent / ("[red]" + "x" * 100)
+    shutil.move(run, long)
+    ran = cli("evaluate", long.name, "--n", "4", "--attacks", "pgd")
+    assert ran.code == 0
+    first = ran.out.splitlines()[0].strip()
+    assert first == f"{long.name}: 4 test images of digits, Linf eps 0.03137"
+
+
+def test_the_contents_of_a_run(train: Any) -> None:
+    """The contract: other tools read these files."""
+    run = train("run", "--seed", "3", "--set", "labels.alpha=0.2", "--labels", "ls")
+    assert sorted(os.listdir(run)) == sorted(FILES)
+    assert os.listdir(run / "state") == ["state.pt"]
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config["model"] == {"name": "linear"}
+    assert config["labels"] == {"name": "ls", "alpha": 0.2}
+    assert (config["seed"], config["epochs"], config["dataset"]) == (3, 1, "digits")
+    summary = json.loads((run / "run.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["seed"] == 3
+    assert summary["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert summary["device"] == "cpu"
+    assert "git" in summary
+    assert len(summary["data_sha256"]) == 64
+    assert summary["train_samples"] + summary["validation_samples"] == 1437
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1]
+    assert 0 <= lines[0]["validation_accuracy"] <= 1
+    weights = load_file(run / "weights.safetensors")
+    assert {k: tuple(v.shape) for k, v in weights.items()} == {
+        "fc.weight": (10, 64),
+        "fc.bias": (10,),
+    }
+
+
+def test_weight_averaging_adds_a_file(train: Any) -> None:
+    """The average is kept beside the others, and can be evaluated."""
+    run = train("run", "--set", "weight_averaging=0.9")
+    assert sorted(os.listdir(run)) == sorted([*FILES, "average.safetensors"])
+    last, average = (load_file(run / f"{n}.safetensors")["fc.weight"] for n in ("last", "average"))
+    assert not torch.equal(last, average)
+
+
+def test_evaluate(cli: Any, run: Path) -> None:
+    """evaluation.json, --json and the table say the same; accuracies are whole images."""
+    arguments = ("--n", "20", "--eps", "8/255", "--attacks", "pgd,fgsm", "--seed", "1")
+    ran = cli("evaluate", "run", *arguments, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)
+    assert json.loads((run / "evaluation.json").read_text()) == found
+    assert found["n"] == len(found["indices"]) == len(set(found["indices"])) == 20
+    assert found["eps"] == 8 / 255
+    assert found["weights"] == "best"
+    assert found["labels"] == {"name": "one-hot"}
+    assert list(found["attacks"]) == ["pgd", "fgsm"]
+    clean = found["clean"]["top1"]
+    for attack in found["attacks"].values():
+        assert attack["robust_accuracy"] <= clean
+        assert attack["robust_accuracy"] * 20 == pytest.approx(
+            round(attack["robust_accuracy"] * 20), abs=1e-9
+        )
+    os.remove(run / "evaluation.json")
+    table = cli("evaluate", "run", *arguments).out
+    for name, accuracy in (("clean", clean), ("pgd", found["attacks"]["pgd"]["robust_accuracy"])):
+        assert re.search(rf"^ *{name} .* {accuracy:.1%} ", table, re.MULTILINE)
+
+
+def test_evaluate_reports_the_accuracy_of_the_weights_it_names(cli: Any, run: Path) -> None:
+    """By hand: logits of the saved matrix on the digits' test split, chosen as the JSON says."""
+    found = json.loads(cli("evaluate", "run", "--attacks", "pgd", "--n", "50", "--json").out)
+    weights = load_file(run / "weights.safetensors")
+    split = robustlabels.make_dataset("digits").test_split()
+    x, y = next(iter(split.batches([torch.tensor(found["indices"])], torch.device("cpu"))))
+    logits = x.flatten(1) @ weights["fc.weight"].T + weights["fc.bias"]
+    assert found["clean"]["top1"] == pytest.approx((logits.argmax(1) == y).double().mean().item())
+
+
+def test_an_infinite_temperature_is_evaluated(cli: Any, train: Any) -> None:
+    """JSON has no infinity: the evaluation was made, and then lost in a traceback."""
+    train("run", "--labels", "bls", "--set", "labels.temperature=inf")
+    ran = cli("evaluate", "run", "--n", "4", "--attacks", "pgd", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["labels"] == {"name": "bls", "temperature": "inf"}
+
+
+def test_evaluate_elsewhere(cli: Any, run: Path, disk: Any) -> None:
+    """--out leaves the run alone."""
+    before = disk()
+    assert cli("evaluate", "run", "--n", "4", "--attacks", "pgd", "--out", "e.json").code == 0
+    assert {k: v for k, v in disk().items() if k != "e.json"} == before
+
+
+def test_resuming_a_finished_run(cli: Any, run: Path) -> None:
+    """Nothing is left to do: the weights and the metrics stay as they are."""
+    before = {n: (run / n).read_bytes() for n in ("config.toml", "metrics.jsonl")}
+    tensors = {n: load_file(run / f"{n}.safetensors") for n in ("weights", "last")}
+    ran = cli("train", "--resume", "--out", "run")
+    assert (ran.code, ran.err) == (0, "")
+    assert {n: (run / n).read_bytes() for n in before} == before
+    for name, old in tensors.items():
+        new = load_file(run / f"{name}.safetensors")
+        assert all(torch.equal(new[k], old[k]) for k in old)
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_which_setting_wins(cli: Any, train: Any, tmp_path: Path) -> None:
+    """--set over options over --config over defaults; and another thing's parameters go."""
+    (tmp_path / "c.toml").write_text(
+        'model = "linear"\nepochs = 7\nbatch_size = 64\nseed = 1\ndevice = "cpu"\n'
+        '[labels]\nname = "ls"\nalpha = 0.4\n[trainer]\nname = "standard"\n'
+    )
+    arguments = ("--config", "c.toml", "--epochs", "3", "--seed", "2", "--set", "epochs=1")
+    run = train("run", *arguments, quick=False)
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert (config["epochs"], config["seed"], config["batch_size"]) == (1, 2, 64)
+    assert config["labels"] == {"name": "ls", "alpha": 0.4}
+    assert config["norm"] == "Linf"
+    kept = train("kept", *arguments, "--labels", "ls", quick=False)
+    assert tomllib.loads((kept / "config.toml").read_text())["labels"]["alpha"] == 0.4
+    renamed = train("renamed", *arguments, "--labels", "one-hot", quick=False)
+    assert tomllib.loads((renamed / "config.toml").read_text())["labels"] == {"name": "one-hot"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--labels", "vs", "--set", 'labels.inner={name="adr", ema_decay=0.9}'),
+        ("--trainer", "trades", "--set", "attack.steps=2", "--eps", "4/255", "--seed", "5"),
+        ("--set", "optimizer.name=adamw", "--set", "schedule.name=cyclic", "--set", "normalize=1"),
+    ],
+)
+def test_a_config_makes_the_same_run_again(train: Any, arguments: tuple[str, ...]) -> None:
+    """config.toml is complete: trained again from it, every bit of the weights is the same."""
+    first = train("first", *arguments, "--set", "augment.crop_padding=1")
+    again = train("again", "--config", str(first / "config.toml"), quick=False)
+    assert (again / "config.toml").read_text() == (first / "config.toml").read_text()
+    old, new = (load_file(r / "weights.safetensors") for r in (first, again))
+    assert all(torch.equal(old[k], new[k]) for k in old)
+    other = train("other", "--config", str(first / "config.toml"), "--seed", "99", quick=False)
+    changed = load_file(other / "weights.safetensors")
+    assert not all(torch.equal(changed[k], new[k]) for k in new)
+
+
+def test_without_out_a_run_gets_a_name(cli: Any, tmp_path: Path) -> None:
+    """Two runs in a row must not fall into one folder that nobody named."""
+    ran = cli("train", "--model", "linear", "--trainer", "standard", "--epochs", "1")
+    assert ran.code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-digits-linear-one-hot-standard", folder.name)
+    assert f"next: robustlabels evaluate runs/{folder.name}" in ran.out
+
+
+def test_a_teacher_that_is_a_run(train: Any, run: Path) -> None:
+    """The documented way to LTD: train a teacher, then name it; the labels must use it."""
+    first = train("one", "--labels", "ltd", "--teacher", "run")
+    weights = load_file(run / "weights.safetensors")
+    assert tomllib.loads((first / "config.toml").read_text())["teacher"] == "run"
+    torch.save({k: -v for k, v in weights.items()}, run.parent / "other.pt")
+    second = train("two", "--labels", "ltd", "--teacher", "other.pt")
+    a, b = (load_file(r / "weights.safetensors")["fc.weight"] for r in (first, second))
+    assert not torch.equal(a, b)
+
+
+def test_an_attack_stronger_than_training(cli: Any, train: Any) -> None:
+    """The whole path of adversarial training on the command line, vs and its slice included."""
+    train("run", "--trainer", "pgd-at", "--labels", "vs", "--set", "attack.steps=2")
+    ran = cli("evaluate", "run", "--n", "8", "--attacks", "pgd,torchattacks:PGD", "--json")
+    assert ran.code == 0
+    found = json.loads(ran.out)
+    assert (found["num_classes"], found["virtual_classes"]) == (10, 10)
+    assert "K+V" in found["note"]

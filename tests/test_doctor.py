@@ -1,0 +1,61 @@
+"""``doctor``: what it says must be so."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlabels.doctor import DEFECTS, EXTRAS, examine
+
+PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+
+
+def test_the_extras_are_those_of_the_distribution() -> None:
+    """An extra that pip does not know would be advised in vain."""
+    declared = set(PYPROJECT["optional-dependencies"]) - {"all", "test"}
+    assert set(EXTRAS) == declared
+
+
+def test_it_is_json_and_true() -> None:
+    """Versions by pip's own record, extras by whether they can be imported."""
+    found = json.loads(json.dumps(examine(), allow_nan=False))
+    for name, version in found["versions"].items():
+        if name != "python":
+            assert importlib.metadata.version(name) == version
+    for extra in found["extras"]:
+        there = all(importlib.util.find_spec(m) for m in EXTRAS[extra["extra"]])
+        assert (extra["state"] == "installed") == there
+        command = f"pip install 'robustlabels[{extra['extra']}]'"
+        assert extra["command"] == ("" if there else command)
+    assert found["devices"][0]["device"] == "cpu"
+    assert f"{torch.get_num_threads()} threads" in found["devices"][0]["detail"]
+    assert len(found["devices"]) == 1 + torch.cuda.device_count()
+
+
+def test_only_defects_of_what_is_installed_are_shown() -> None:
+    """A list of other people's defects that don't concern the reader is noise."""
+    shown = {d["package"] for d in examine()["defects"]}
+    for package in {d.package for d in DEFECTS}:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            assert package not in shown
+        else:
+            assert package in shown
+
+
+def test_a_missing_extra_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case that doctor is for; this environment may have all of them."""
+    monkeypatch.setitem(EXTRAS, "vision", ("torchvision", "a_module_that_nobody_has"))
+    (extra,) = (e for e in examine()["extras"] if e["extra"] == "vision")
+    assert extra["state"] == "missing: " + ", ".join(
+        m for m in EXTRAS["vision"] if importlib.util.find_spec(m) is None
+    )
+    assert "a_module_that_nobody_has" in extra["state"]
+    assert extra["command"] == "pip install 'robustlabels[vision]'"

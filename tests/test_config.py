@@ -255,7 +255,7 @@ def test_impossible_values(values: dict[str, Any], field: str, shown: str) -> No
         make_config(values)
     message = str(info.value)
     assert len(message.splitlines()) == 1
-    assert message.split()[0] == field
+    assert message.split(maxsplit=1)[0] == field
     assert message.count(f"not {shown}") == 1
     assert "pydantic" not in message
     assert "Config" not in message
@@ -291,7 +291,7 @@ def test_eps_is_exact(eps: str | float) -> None:
 def test_the_bound_on_eps_depends_on_the_norm() -> None:
     """eps = 8 is a mistake for Linf and an ordinary radius for L2."""
     assert make_config({"eps": 8, "norm": "L2"}).radius == 8.0
-    with pytest.raises(BadValueError, match="at most 1 for Linf.*8/255"):
+    with pytest.raises(BadValueError, match=r"at most 1 for Linf.*8/255"):
         _ = make_config({"eps": 8}).radius
 
 

@@ -22,6 +22,10 @@ from robustlabels.errors import RunError
 from robustlabels.runs import RunFolder, load_into, load_weights, save_weights
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
 def one_line(error: pytest.ExceptionInfo[RunError]) -> str:
     message = str(error.value)
     assert len(message.splitlines()) == 1, message
@@ -36,10 +40,10 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
         file.write(b"half of the n")
         raise ZeroDivisionError
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
     with pytest.raises(ZeroDivisionError), runs.atomic_file(tmp_path / "new") as file:
         raise ZeroDivisionError
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -82,7 +86,7 @@ def test_what_cannot_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "inside").mkdir(parents=True)
     with pytest.raises(RunError, match=r"cannot write .*out: Is a directory"):
         runs.write_json(tmp_path / "out", {})
-    assert os.listdir(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
 def test_json(tmp_path: Path) -> None:
@@ -96,10 +100,10 @@ def test_json(tmp_path: Path) -> None:
     assert runs.read_json(path) == value
     for content in (b"", b"{", b"\xff\xff"):
         path.write_bytes(content)
-        with pytest.raises(RunError, match="file.json is not JSON") as info:
+        with pytest.raises(RunError, match=r"file.json is not JSON") as info:
             runs.read_json(path)
         one_line(info)
-    with pytest.raises(RunError, match="cannot read .*: No such file"):
+    with pytest.raises(RunError, match=r"cannot read .*: No such file"):
         runs.read_json(tmp_path / "nope.json")
 
 
@@ -153,7 +157,7 @@ def test_weights_round_trip(tmp_path: Path, suffix: str) -> None:
     for name, tensor in state.items():
         assert back[name].dtype == tensor.dtype
         assert torch.equal(back[name], tensor), name
-    assert os.listdir(tmp_path) == [path.name]
+    assert names(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "net", None])
@@ -187,7 +191,7 @@ def test_corrupt_safetensors(tmp_path: Path, case: int) -> None:
     path = tmp_path / "w.safetensors"
     name, content = spoilt(path)[case]
     path.write_bytes(content)
-    with pytest.raises(RunError, match="w.safetensors is not a readable checkpoint: ") as info:
+    with pytest.raises(RunError, match=r"w.safetensors is not a readable checkpoint: ") as info:
         load_weights(path)
     one_line(info), name
 
@@ -197,7 +201,7 @@ def test_corrupt_torch_files(tmp_path: Path, content: bytes) -> None:
     """torch's own report has a dozen lines and advises to load the file unsafely."""
     path = tmp_path / "w.pt"
     path.write_bytes(content)
-    with pytest.raises(RunError, match="w.pt is not a readable checkpoint: ") as info:
+    with pytest.raises(RunError, match=r"w.pt is not a readable checkpoint: ") as info:
         load_weights(path)
     assert "weights_only" not in one_line(info)
 
@@ -296,7 +300,7 @@ def test_a_run_comes_back(tmp_path: Path) -> None:
     assert again.summary == {"status": "running"}
     again.update_summary(status="finished", more=[1])
     assert again.summary == {"status": "finished", "more": [1]}
-    assert sorted(os.listdir(run.path)) == ["config.toml", "run.json", "state"]
+    assert names(run.path) == ["config.toml", "run.json", "state"]
     unset = {k for k, v in Config().model_dump().items() if v is None}
     text = (run.path / "config.toml").read_text()
     for field in set(Config.model_fields) - unset:
@@ -333,7 +337,7 @@ def test_broken_parts_of_a_run(tmp_path: Path) -> None:
         _ = run.summary
     for content in ("epochs = ", "epochs = 0", "epoks = 3"):
         (run.path / "config.toml").write_text(content)
-        with pytest.raises(ValueError, match="not TOML|epochs must be|unknown field 'epoks'"):
+        with pytest.raises(ValueError, match=r"not TOML|epochs must be|unknown field 'epoks'"):
             _ = run.config
 
 

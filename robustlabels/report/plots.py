@@ -28,14 +28,18 @@ def accuracy_bars(results: dict[str, Any]) -> bytes:
         ]
         places = [j + (i - (len(series) - 1) / 2) * width for j in range(len(rows))]
         bars = axes.bar(
-            places, heights, width * 0.92, color=COLOURS.get(name), label=NAMES.get(name, name)
+            places,
+            heights,
+            width * 0.92,
+            color=COLOURS.get(name),
+            label=_plain(NAMES.get(name, name)),
         )
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=2)
-    axes.set_xticks(range(len(rows)), [f"{r['labels']}\n{r['trainer']}" for r in rows])
+    axes.set_xticks(range(len(rows)), [_plain(f"{r['labels']}\n{r['trainer']}") for r in rows])
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(0, 108)
     title = f"{results['dataset']}, {results['norm']} eps {results['eps']}, n = {results['n']}"
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(_plain(title), loc="left", fontsize=11)
     figure.legend(loc="outside upper right", ncols=len(series), frameon=False)
     return _png(figure)
 
@@ -44,15 +48,24 @@ def robustness_curves(results: dict[str, Any]) -> bytes:
     """Robust accuracy on the validation split, epoch by epoch."""
     figure = _figure(9.0, 3.6)
     axes = figure.add_subplot()
-    drawn = {n: c for n, c in results["curves"].items() if c and c[-1]["robust"] is not None}
+    drawn = {n: c for n, c in results["curves"].items() if any(p["robust"] is not None for p in c)}
     for (name, curve), colour in zip(drawn.items(), itertools.cycle(LINES), strict=False):
         points = [(p["epoch"], 100 * p["robust"]) for p in curve if p["robust"] is not None]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
+        axes.plot(
+            *zip(*points, strict=True), marker="o", markersize=3, color=colour, label=_plain(name)
+        )
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("PGD-10 accuracy,\nvalidation (%)")
     axes.set_ylim(0, 100)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    if drawn:
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
     return _png(figure)
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula; a path may hold dollars."""
+    return text.replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:

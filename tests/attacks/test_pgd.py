@@ -250,6 +250,19 @@ def test_a_samples_result_does_not_depend_on_its_batch(make: Any, norm: str, los
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
+def test_a_tiny_gradient_is_not_divided_by_the_batch() -> None:
+    """The L2 step's guard against 0 / 0 is 1e-10: confident samples in a batch of 200, with a
+    mean, would barely move."""
+    net = binary(torch.full((12,), 4.0, dtype=torch.float64))
+    x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
+    y = torch.tensor([1])  # ahead by 24: a gradient of 5e-10
+    attack = PGD(0.1, "L2", steps=1, step_size=0.05, start="none")
+    alone = (attack(net, x, y) - x).norm().item()
+    many = (attack(net, x.expand(200, -1, -1, -1), y.expand(200)) - x).flatten(1).norm(dim=1)
+    assert 0.03 < alone < 0.05
+    torch.testing.assert_close(many, torch.full_like(many, alone))
+
+
 @every_model
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_restarts_are_never_worse(make: Any, norm: str) -> None:

@@ -182,6 +182,18 @@ def test_held_still_restores_in_any_mode() -> None:
     assert_unchanged(shared, before)
 
 
+def test_a_frozen_module_with_two_parents() -> None:
+    """Restored by .train(), a parent that comes later would wake it up again."""
+    net = Net()
+    shared = nn.Sequential(net, nn.Sequential(net.frozen_bn)).train()
+    net.frozen_bn.eval()
+    before = snapshot(shared)
+    with held_still(shared):
+        pass
+    assert_unchanged(shared, before)
+    assert not net.frozen_bn.training
+
+
 def test_a_copy_of_the_model_is_attackable_in_eval_mode() -> None:
     """The attack's own switch must not touch what it was not given."""
     net = Net()

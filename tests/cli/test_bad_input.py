@@ -181,12 +181,10 @@ def test_a_broken_run(
     assert message in refused(cli, disk, "evaluate run --n 4 --attacks pgd --out new.json")
 
 
-def test_weights_of_another_model(
-    cli: Any, disk: Callable[[], Any], run: Path, train: Any
-) -> None:
+def test_weights_of_another_model(cli: Any, disk: Callable[[], Any], run: Path, train: Any) -> None:
     """Weights copied from another run: torch's report lists every key of both."""
     other = train("other", "--labels", "vs")
-    os.replace(other / "weights.safetensors", run / "weights.safetensors")
+    (other / "weights.safetensors").replace(run / "weights.safetensors")
     message = refused(cli, disk, "evaluate run --n 4 --attacks pgd")
     assert "is not a checkpoint of this" in message
     assert "fc.weight is (20, 64), not (10, 64)" in message

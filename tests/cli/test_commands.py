@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tomllib
@@ -22,6 +21,10 @@ COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands
 KINDS = ("schemes", "trainers", "attacks", "models", "datasets", "evaluations")
 FILES = ["config.toml", "last.safetensors", "metrics.jsonl", "run.json", "state"]
 FILES += ["weights.safetensors"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
 
 
 def test_the_commands_are_those_documented() -> None:
@@ -103,8 +106,8 @@ def test_a_title_is_neither_wrapped_nor_read_as_markup(cli: Any, run: Path) -> N
 def test_the_contents_of_a_run(train: Any) -> None:
     """The contract: other tools read these files."""
     run = train("run", "--seed", "3", "--set", "labels.alpha=0.2", "--labels", "ls")
-    assert sorted(os.listdir(run)) == sorted(FILES)
-    assert os.listdir(run / "state") == ["state.pt"]
+    assert names(run) == sorted(FILES)
+    assert names(run / "state") == ["state.pt"]
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["model"] == {"name": "linear"}
     assert config["labels"] == {"name": "ls", "alpha": 0.2}
@@ -130,7 +133,7 @@ def test_the_contents_of_a_run(train: Any) -> None:
 def test_weight_averaging_adds_a_file(train: Any) -> None:
     """The average is kept beside the others, and can be evaluated."""
     run = train("run", "--set", "weight_averaging=0.9")
-    assert sorted(os.listdir(run)) == sorted([*FILES, "average.safetensors"])
+    assert names(run) == sorted([*FILES, "average.safetensors"])
     last, average = (load_file(run / f"{n}.safetensors")["fc.weight"] for n in ("last", "average"))
     assert not torch.equal(last, average)
 
@@ -153,7 +156,7 @@ def test_evaluate(cli: Any, run: Path) -> None:
         assert attack["robust_accuracy"] * 20 == pytest.approx(
             round(attack["robust_accuracy"] * 20), abs=1e-9
         )
-    os.remove(run / "evaluation.json")
+    (run / "evaluation.json").unlink()
     table = cli("evaluate", "run", *arguments).out
     for name, accuracy in (("clean", clean), ("pgd", found["attacks"]["pgd"]["robust_accuracy"])):
         assert re.search(rf"^ *{name} .* {accuracy:.1%} ", table, re.MULTILINE)

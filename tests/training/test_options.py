@@ -216,3 +216,20 @@ def test_every_sample_once_an_epoch_in_a_new_order(tiny: Any, options: dict[str,
     assert torch.equal(first.sort().values, torch.arange(48))
     assert torch.equal(second.sort().values, torch.arange(48))
     assert not torch.equal(first, second)
+
+
+def test_every_step_augments_anew(tiny: Any, options: dict[str, Any]) -> None:
+    """Seeded alike at every step, each place in the batch would be mirrored always or
+    never."""
+    drawn: list[list[bool]] = []
+    x, y = tiny
+
+    class Looking(PGDTraining):
+        def loss(self, step: Any) -> Tensor:
+            mirrored = step.x == x[step.index].flip(3)
+            drawn.append(mirrored.flatten(1).all(dim=1).tolist())
+            return super().loss(step)
+
+    options |= {"epochs": 2, "augment": {"flip": True}}
+    fit(smooth_model(), tiny, "ls", Looking(), attack=shifted, **options)
+    assert len({tuple(d) for d in drawn}) == 6

@@ -142,6 +142,18 @@ def test_best_is_best_and_last_is_last(
     assert accuracy[1] > 0.9 > accuracy[2]
 
 
+def test_of_equals_the_first_is_kept(tiny: Any, options: dict[str, Any]) -> None:
+    """The earlier one is the less overfitted; and a best checkpoint that is written anew at every
+    tie costs time."""
+    _, good, _ = script(tiny)
+    options |= {"epochs": 3, "validation": 16, "optimizer": PLAIN}
+    trainer = Scripted([torch.zeros_like(good), good, 1.01 * good], 2)
+    result = fit(model(), tiny, "one-hot", trainer, **options)
+    assert result.history[1]["validation_accuracy"] == result.history[2]["validation_accuracy"]
+    assert result.best["epoch"] == 2
+    assert torch.equal(result.model[1].weight, good)
+
+
 def test_robust_accuracy_goes_first_and_clean_accuracy_breaks_ties(
     tiny: Any, options: dict[str, Any]
 ) -> None:

@@ -46,6 +46,8 @@ def accuracy_bars(results: dict[str, Any]) -> bytes:
 
 def robustness_curves(results: dict[str, Any]) -> bytes:
     """Robust accuracy on the validation split, epoch by epoch."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9.0, 3.6)
     axes = figure.add_subplot()
     drawn = {n: c for n, c in results["curves"].items() if any(p["robust"] is not None for p in c)}
@@ -55,7 +57,7 @@ def robustness_curves(results: dict[str, Any]) -> bytes:
             *zip(*points, strict=True), marker="o", markersize=3, color=colour, label=_plain(name)
         )
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("PGD-10 accuracy,\nvalidation (%)")
     axes.set_ylim(0, 100)
     if drawn:

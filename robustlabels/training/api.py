@@ -22,7 +22,7 @@ from robustlabels.labels import check_values
 from robustlabels.loading import OPAQUE
 from robustlabels.randomness import preserved
 from robustlabels.training.assembly import Assembly, Given, assemble
-from robustlabels.training.engine import Keeper, Outcome, Record, Weights
+from robustlabels.training.keeping import Keeper, Outcome, Record, Weights
 from robustlabels.training.teachers import Teacher
 from robustlabels.training.validation import validate
 

@@ -21,6 +21,7 @@ from robustlabels.errors import TrainingError
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.augmentation import augment
 from robustlabels.training.averaging import ExponentialAverage
+from robustlabels.training.keeping import Keeper, Outcome, Record, Weights
 from robustlabels.training.optimizers import make_optimizer, rate_factor, set_rate
 from robustlabels.training.step import Step
 from robustlabels.training.validation import Accuracy, validate
@@ -30,39 +31,6 @@ STATE_VERSION = 1
 LOOKS_PER_EPOCH = 4
 GLANCE = 128
 SECONDS_BETWEEN_SAVES = 300.0
-Record = dict[str, Any]
-Weights = dict[str, Tensor]
-
-
-class Keeper:
-    """What the engine hands out as it goes; this one keeps nothing."""
-
-    def on_step(self, done: int, total: int) -> None:
-        """After each optimizer step."""
-
-    def on_best(self, weights: Weights, record: Record) -> None:
-        """New best weights (raw or averaged), live ones, and their epoch's record."""
-
-    def on_epoch(self, history: list[Record], done: int, total: int) -> None:
-        """After each epoch: every epoch's record so far; ``on_state`` follows."""
-
-    def on_state(self, state: dict[str, Any]) -> None:
-        """Everything that resuming needs, live tensors."""
-
-
-@dataclass
-class Outcome:
-    """How training ended.
-
-    Attributes:
-        history: a record for each epoch.
-        best: the record of the best epoch.
-        stopped: why it ended early, or None.
-    """
-
-    history: list[Record]
-    best: Record | None
-    stopped: str | None = None
 
 
 @dataclass

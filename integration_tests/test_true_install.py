@@ -20,6 +20,11 @@ import pytest
 pytestmark = pytest.mark.install
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"torchvision", "timm", "torchattacks", "art", "robustbench", "hypothesis", "pytest"}
+MNIST = [
+    f"MNIST/raw/{part}-{kind}-ubyte"
+    for part in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
+] + [f"{part}/{c}/1.png" for part in ("train", "test") for c in "ab"]
 IMPORT_ALL = """
 import importlib, pkgutil, robustlabels
 names = [m.name for m in pkgutil.walk_packages(robustlabels.__path__, "robustlabels.")]
@@ -118,12 +123,15 @@ def test_the_core_alone(installed: Installed) -> None:
     assert ran.returncode == 0, ran.stderr
     assert list(json.loads(ran.stdout)["attacks"]) == ["pgd", "autoattack"]
 
+    for name in MNIST:  # data that are there: only the package is missing
+        (installed.empty / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (installed.empty / "data" / name).touch()
     for command, extra in (
         (("train", "--model", "resnet18", *quick, "--out", "new"), "vision"),
         (("train", "--model", "vit-tiny", *quick, "--out", "new"), "vision"),
         (("train", "--attack", "torchattacks:PGD", "--out", "new"), "torchattacks"),
-        (("train", "--dataset", "mnist", *quick, "--out", "new"), "vision"),
-        (("train", "--dataset", "folder:run", *quick, "--out", "new"), "vision"),
+        (("train", "--dataset", "mnist", "--data-root", "data", *quick, "--out", "new"), "vision"),
+        (("train", "--dataset", "folder:data", *quick, "--out", "new"), "vision"),
         (
             ("evaluate", "run", "--attacks", "torchattacks:PGD", "--n", "4", "--out", "new"),
             "torchattacks",

@@ -71,16 +71,26 @@ def main(arguments: list[str] | None = None) -> None:
         _reader_left()
     except Exception as error:
         # typer's usage errors; from which click they come differs between its versions.
-        if not hasattr(error, "format_message"):
+        if _interrupted(error) and not debug:
+            code = INTERRUPTED
+        elif not hasattr(error, "format_message"):
             raise
-        if not error.format_message():  # no command: the help is printed already
+        elif not error.format_message():  # no command: the help is printed already
             sys.exit(2)
-        if debug:
+        elif debug:
             raise
-        _fail(error.format_message())
+        else:
+            _fail(error.format_message())
     if code == INTERRUPTED:  # typer returns it where it has caught the interrupt itself
         print("robustlabels: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an error is what a library made of Ctrl-C, as torch.save does while it writes."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _reader_left() -> NoReturn:

@@ -134,10 +134,12 @@ def test_what_cannot_be_widened_is_refused(model, layer, word):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_ours_can_be_widened(name):
     """`vs` must work with every registered architecture, also behind a Normalize layer."""
-    with torch.device("meta"):
+    # timm 1.0.9, which robustbench pins, reads values as it builds a ViT: not on meta
+    with torch.device("cpu" if name == "vit-tiny" else "meta"):
         model = MODELS[name](
             num_classes=3, input_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.2,) * 3
         )
+    model.to("meta")
     adapt_model(model, VS).eval()
     x = torch.empty(2, 3, 32, 32, device="meta")
     assert model(x).shape == (2, 7)

@@ -55,18 +55,18 @@ def test_both_ways_to_start_it(tmp_path: Path, command: list[str]) -> None:
     code, out, err = run([*command, "--version"], tmp_path)
     assert (code, err) == (0, "")
     assert re.fullmatch(r"robustlabels \d+\.\d+\.\d+\n", out)
-    code, out, err = run([*command, "train", "--model", "linea"], tmp_path)
+    code, out, err = run([*command, "list", "scheme"], tmp_path)
     assert (code, out) == (2, "")
-    assert err == "robustlabels: unknown model 'linea'; did you mean 'linear' or 'lenet'?\n"
+    assert err == "robustlabels: cannot list 'scheme'; did you mean 'schemes'?\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_debug(tmp_path: Path) -> None:
     """A bug report needs the traceback."""
-    code, _, err = run(["robustlabels", "train", "--model", "linea", "--debug"], tmp_path)
+    code, _, err = run(["robustlabels", "list", "scheme", "--debug"], tmp_path)
     assert code == 1
     assert err.startswith("Traceback")
-    assert err.rstrip().endswith("did you mean 'linear' or 'lenet'?")
+    assert err.rstrip().endswith("did you mean 'schemes'?")
 
 
 def test_tables_are_not_wrapped_in_a_pipe(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     for old, new in (
         ("../shared/data", str(DATA)),
         ("--epochs 3", "--epochs 1"),
-        ("--n 200", "--n 16"),
+        ("--n 200", "--n 8"),
     ):
         assert old in block
         block = block.replace(old, new)
@@ -92,10 +92,10 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     assert code == 0, err
     found = json.loads((tmp_path / "runs" / "als" / "evaluation.json").read_text())
     assert list(found["attacks"]) == ["pgd", "autoattack", "torchattacks:CW"]
-    assert found["n"] == 16
+    assert found["n"] == 8
     assert found["eps"] == 0.1
-    assert found["labels"] == {"name": "als", "alpha": 0.1}
-    assert found["clean"]["top1"] >= 0.8
+    assert (found["labels"]["name"], found["labels"]["alpha"]) == ("als", 0.1)
+    assert found["clean"]["top1"] >= 0.7  # 98 % of all; 8 are few
     assert found["attacks"]["autoattack"]["robust_accuracy"] <= found["clean"]["top1"]
     assert "worst case of all" in out
 
@@ -128,7 +128,7 @@ def test_the_python_of_the_readme(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "adr" / "weights.safetensors").is_file()
 
 
-@pytest.mark.parametrize("command", ["list attacks", "doctor", "plugins --json", "--help"])
+@pytest.mark.parametrize("command", ["list attacks", "plugins --json", "--help"])
 def test_a_reader_that_leaves(tmp_path: Path, command: str) -> None:
     """``| head -1``: the pipe is closed while we write, or before the last flush."""
     code, out, err = run(

@@ -16,10 +16,20 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 def test_lenet_with_als_reaches_its_accuracy(tmp_path: Path) -> None:
     """Defaults that do not train LeNet would make the README's command a disappointment."""
     run = tmp_path / "run"
-    options = (
-        "--dataset mnist --model lenet --labels als --set labels.alpha=0.1 --trainer standard "
-        "--epochs 3"
-    ).split()
+    options = [
+        "--dataset",
+        "mnist",
+        "--model",
+        "lenet",
+        "--labels",
+        "als",
+        "--set",
+        "labels.alpha=0.1",
+        "--trainer",
+        "standard",
+        "--epochs",
+        "3",
+    ]
     command = [sys.executable, "-m", "robustlabels", "train", *options]
     finished = subprocess.run(
         [*command, "--data-root", str(DATA), "--out", str(run)],

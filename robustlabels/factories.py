@@ -88,6 +88,8 @@ def make_trainer(name: str, **params: Any) -> Any:
 
 def check_trainer(trainer: Any, name: str) -> Any:
     """The trainer itself; a ValueError if an object is none."""
+    if isinstance(trainer, type):
+        raise BadValueError(f"{name} is a class, not a trainer: give an instance, {name}(...)")
     missing = [m for m in ("setup", "inputs", "loss") if not callable(getattr(trainer, m, None))]
     if missing:
         raise BadValueError(f"{name} is not a trainer: it lacks {', '.join(missing)}")

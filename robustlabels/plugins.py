@@ -306,6 +306,24 @@ def build(kind: str, name: str, params: Mapping[str, Any], **given: Any) -> Any:
         raise BadValueError(f"{name}: {_one_line(error)}") from error
 
 
+def default_params(kind: str, name: str) -> dict[str, Any]:
+    """The defaults of a named thing's parameters, those that TOML can hold (None it can't)."""
+    try:
+        parameters = inspect.signature(host()[kind].factory(name)).parameters.values()
+    except (
+        TypeError,
+        ValueError,
+    ):  # builtins without a signature keep their defaults to themselves
+        return {}
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    # What we hand over ourselves is no parameter of the user's.
+    return {
+        k: list(v) if isinstance(v, tuple) else v
+        for k, v in defaults.items()
+        if k not in ("eps", "norm") and isinstance(v, bool | int | float | str | tuple)
+    }
+
+
 def check_params(
     what: str, factory: Factory, params: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import platform
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -235,6 +236,10 @@ class RunFolder:
         if not (path / CONFIG).is_file():
             raise RunError(f"{path} is not a run: it has no {CONFIG}")
         return cls(path)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that failed before it had anything to keep."""
+        shutil.rmtree(self.path)
 
     @property
     def config(self) -> Config:

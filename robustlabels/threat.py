@@ -28,6 +28,8 @@ def parse_eps(value: str | float, norm: str = "Linf") -> float:
         ValueError: not a number, not above 0, or, for Linf, above 1.
     """
     check_norm(norm)
+    if isinstance(value, bool):
+        raise BadValueError(f"eps must be a number or a ratio like 8/255, not {value!r}")
     try:
         eps = float(Fraction(value.strip())) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, ArithmeticError):  # 8/0, 1e400

@@ -103,7 +103,8 @@ class TorchAttack:
             raise missing_extra(f"attack 'torchattacks:{name}'", "torchattacks") from error
         factory = getattr(torchattacks, name, None) if name in torchattacks.__all__ else None
         if factory is None or name in ("MultiAttack", "LGV"):
-            raise UnknownNameError(f"unknown attack 'torchattacks:{name}'; {nearest(name, NAMES)}")
+            wanted, known = f"torchattacks:{name}", [f"torchattacks:{n}" for n in NAMES]
+            raise UnknownNameError(f"unknown attack {wanted!r}; {nearest(wanted, known)}")
         self.name = name
         self._factory = factory
         accepted = inspect.signature(factory.__init__).parameters
@@ -156,11 +157,19 @@ class TorchAttack:
                     classes = model(x[:1]).shape[1]
             if self._wants_classes:
                 params["n_classes"] = classes
-            attack = self._factory(model, **params)
-            attack.set_device(x.device)
-            if self.name == "JSMA":
-                attack.set_mode_targeted_by_function(lambda _, y: (y + 1) % classes, quiet=True)
-            x_adv: Tensor = attack(x, y)
+            try:
+                attack = self._factory(model, **params)
+                attack.set_device(x.device)
+                if self.name == "JSMA":
+                    attack.set_mode_targeted_by_function(lambda _, y: (y + 1) % classes, quiet=True)
+                x_adv: Tensor = attack(x, y)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                # What torchattacks can't do with these images or parameters, it says by a
+                # traceback from deep inside; `robustlabels doctor` lists what we know of.
+                raise BadValueError(
+                    f"torchattacks:{self.name} failed on inputs of shape {tuple(x.shape)} with "
+                    f"{self.params}: {' '.join(str(error).split())[:200]}"
+                ) from error
         return x_adv.detach()
 
     def __repr__(self) -> str:

@@ -83,6 +83,22 @@ class AutoAttack:
             raise BadValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         self.version, self.seed, self.batch_size = version, seed, batch_size
 
+    takes_soft_labels = False
+
+    def check(self, x: Tensor, num_classes: int) -> None:
+        """Refuse, before anything is run, what one of its attacks can't do.
+
+        Args:
+            x: (N, C, H, W); only its shape counts.
+            num_classes: K.
+
+        Raises:
+            ValueError: too few classes for the losses, or images that Square can't tile.
+        """
+        attacks = [] if self.version == "rand" else ["apgd-t", "square"]
+        _check_classes(num_classes, attacks)
+        _check_image(x, self.norm, attacks)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """See :class:`robustlabels.attacks.Attack`; hard labels only."""
         return x.detach().clone() if len(x) == 0 else self.run(model, x, y).x_adv

@@ -70,20 +70,24 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _reader_left()
     except Exception as error:
-        # typer's usage errors; from which click they come differs between its versions.
-        if _interrupted(error) and not debug:
-            code = INTERRUPTED
-        elif not hasattr(error, "format_message"):
-            raise
-        elif not error.format_message():  # no command: the help is printed already
-            sys.exit(2)
-        elif debug:
-            raise
-        else:
-            _fail(error.format_message())
+        code = _ended_by(error, debug)
     if code == INTERRUPTED:  # typer returns it where it has caught the interrupt itself
         print("robustlabels: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended_by(error: Exception, debug: bool) -> int:
+    """The exit code after Ctrl-C or a usage error; any other error is ours, and raised again."""
+    if _interrupted(error) and not debug:
+        return INTERRUPTED
+    # typer's usage errors; from which click they come differs between its versions.
+    if hasattr(error, "format_message"):
+        message = error.format_message()
+        if not message:  # no command: the help is printed already
+            return 2
+        if not debug:
+            _fail(message)
+    raise error
 
 
 def _interrupted(error: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from robustlabels.data.arrays import npz
 from robustlabels.data.checks import check_labels
-from robustlabels.data.digits import digits
+from robustlabels.data.embedded import digits
 from robustlabels.data.image_folders import folder, imagenet, tiny_imagenet
 from robustlabels.data.jpeg75 import cifar10_jpeg75
 from robustlabels.data.splits import DataSet, MapSplit, Split, TensorSplit

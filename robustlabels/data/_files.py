@@ -12,7 +12,7 @@ import numpy as np
 
 from robustlabels.errors import DataError
 
-HOW = "--data-root (root= in Python) names the folder that holds it; nothing is downloaded"
+HOW = "--data-root (data_root= in Python) names the folder that holds it; nothing is downloaded"
 
 
 def find(name: str, root: str | Path | None, layout: Sequence[str]) -> Path:

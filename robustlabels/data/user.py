@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from robustlabels.data.checks import (
     channel_stats,
@@ -114,6 +121,8 @@ def _part(source: Any, what: str) -> _Part:
     if isinstance(source, DataLoader):
         if source.collate_fn is not default_collate:
             collate = source.collate_fn
+        if not isinstance(source.dataset, IterableDataset):
+            _refuse_sampler(source, what)
         num_workers, source = source.num_workers, source.dataset
     if isinstance(source, IterableDataset):
         raise DataError(
@@ -125,6 +134,15 @@ def _part(source: Any, what: str) -> _Part:
     if _is_array(source) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise BadValueError(f"data must be {ALLOWED}, not {type(source).__name__}")
     return _map_part(MapSplit(source, num_workers, collate), what)
+
+
+def _refuse_sampler(loader: DataLoader[Any], what: str) -> None:
+    """We make our own batches: a loader that picks samples would silently be overruled."""
+    if type(loader.sampler) not in (SequentialSampler, RandomSampler):
+        raise DataError(
+            f"{what} loader: its {type(loader.sampler).__name__} would be ignored, because the "
+            "engine makes its own batches; give the chosen samples as a torch.utils.data.Subset"
+        )
 
 
 def _tensor_part(x: Any, y: Any, what: str) -> _Part:

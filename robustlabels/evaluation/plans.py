@@ -80,9 +80,12 @@ def _sequence(what: str, given: Any) -> Sequence[Any]:
 def _named(what: str, given: Named) -> tuple[str, dict[str, Any]]:
     if isinstance(given, str):
         return given, {}
-    if not isinstance(given.get("name"), str) or not set(given) <= {"name", "params"}:
-        raise BadValueError(f"{what}: a table needs 'name' and may have 'params', not {given!r}")
-    return given["name"], dict(given.get("params") or {})
+    table = dict(given)
+    if not isinstance(table.get("name"), str):
+        raise BadValueError(f"{what}: a table needs a 'name', not {given!r}")
+    # Parameters beside the name, as fit and TOML have them, or in a table of their own.
+    name, params = table.pop("name"), table.pop("params", None) or {}
+    return name, {**table, **params}
 
 
 def _fresh(label: str, names: set[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustlabels import factories
 from robustlabels.attacks.base import Attack, held_still
-from robustlabels.attacks.official_autoattack import default_batch_size
+from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_size
 from robustlabels.data import DataSet, as_dataset
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import Progress, device_of
@@ -21,7 +21,7 @@ from robustlabels.evaluation.checks import check_classifier
 from robustlabels.evaluation.context import Context, Evaluation
 from robustlabels.evaluation.judge import Judge, Stages
 from robustlabels.evaluation.plans import Named, plan_attacks, plan_evaluations
-from robustlabels.loading import load_run
+from robustlabels.loading import OPAQUE, load_run
 from robustlabels.models import real_classes
 from robustlabels.runs import versions
 from robustlabels.threat import check_norm, parse_eps
@@ -42,6 +42,8 @@ def evaluate(
     progress: Progress | None = None,
     keep_adversarial: bool = False,
     num_classes: int | None = None,
+    data_root: str | None = None,
+    weights: str = "best",
 ) -> dict[str, Any]:
     """Clean accuracy, robust accuracy under each attack and in the worst case, and calibration.
 
@@ -71,6 +73,8 @@ def evaluate(
         keep_adversarial: return the adversarial inputs too, under "adversarial" (tensors).
         num_classes: K, where neither the data nor a scheme says it: a pair or a loader knows no
             more than its greatest label.
+        data_root: the folder that holds the data, for a name or a run whose data has moved.
+        weights: of a run: "best", "last" or "average".
 
     Returns:
         What JSON can hold (but for "adversarial"): "n", "indices" (of the images in the test
@@ -87,25 +91,30 @@ def evaluate(
         KeyError: no such attack, evaluation or data set.
     """
     if isinstance(model, str | Path):
-        run = load_run(model)
+        run = load_run(model, weights)
         model, scheme = run.model, run.scheme if scheme is None else scheme
         eps = run.config.eps if eps is None else eps
         norm = run.config.norm if norm is None else norm
+        if data is None and run.config.dataset.startswith(OPAQUE):
+            raise BadValueError(f"{run.path}: its data were given from Python; give them as data=")
         if data is None:
             data = factories.make_dataset(
-                run.config.dataset, root=run.config.data_root, **run.config.data
+                run.config.dataset, root=data_root or run.config.data_root, **run.config.data
             )
     if not isinstance(model, nn.Module):
         raise BadValueError(f"model must be an nn.Module or a run's path, not {type(model)}")
     norm = check_norm("Linf" if norm is None else norm)
     radius = parse_eps("8/255" if eps is None else eps, norm)
-    dataset, stated = _dataset(data, scheme, num_classes)
+    dataset, stated = _dataset(data, scheme, num_classes, data_root)
     there = _device(device)
     indices, x, y = _images(dataset, n, seed, there or device_of(model, torch.empty(0)))
     size = default_batch_size(x) if batch_size is None else batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise BadValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
     plans = plan_attacks(attacks, radius, norm, seed, size)
+    for plan in plans:
+        if isinstance(plan.attack, AutoAttack):
+            plan.attack.check(x, dataset.num_classes)
     measures = plan_evaluations(evaluations)
     with _on(model, there), held_still(model):
         outputs = check_classifier(model, x, dataset.num_classes, size)
@@ -149,13 +158,17 @@ def evaluate(
     return result
 
 
-def _dataset(data: Any, scheme: Any, num_classes: int | None) -> tuple[DataSet, bool]:
+def _dataset(
+    data: Any, scheme: Any, num_classes: int | None, root: str | None
+) -> tuple[DataSet, bool]:
     """The data set, and whether its K is stated rather than guessed from the labels."""
     if data is None:
         raise BadValueError("data is missing: a name, a pair (x, y), a data set or a loader")
     if isinstance(data, str | Path):
-        data = factories.make_dataset(str(data))
+        data = factories.make_dataset(str(data), root)
     outer = scheme if isinstance(scheme, int) else getattr(scheme, "num_classes", None)
+    if scheme is not None and outer is None:
+        raise BadValueError(f"scheme must be a label scheme or K, not {scheme!r}")
     if isinstance(data, DataSet):
         # A scheme may know more classes than the data: those of reject classes.
         if num_classes not in (None, data.num_classes) or (outer or math.inf) < data.num_classes:
@@ -198,10 +211,15 @@ def _images(
 def _device(device: str | torch.device | None) -> torch.device | None:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        return None
     try:
-        return None if device is None else torch.device(device)
-    except (RuntimeError, TypeError):
-        raise BadValueError(f"device must be one of torch's, or auto, not {device!r}") from None
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise BadValueError(f"device {device!r} is not available: {why}") from None
+    return wanted
 
 
 @contextmanager

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from robustlabels.hookspecs import Register, hookimpl
-from robustlabels.labels.base import LabelScheme, Mix, Scheme, check_values, complete, hard_target
+from robustlabels.labels.base import (
+    LabelScheme,
+    Mix,
+    Scheme,
+    complete,
+    hard_target,
+    set_value_checks,
+)
 from robustlabels.labels.distillation import LowTemperatureDistillation
 from robustlabels.labels.goibert import (
     AdversarialLabelSmoothing,
@@ -34,10 +41,10 @@ __all__ = [
     "SecondBestLabelSmoothing",
     "StandardLabelSmoothing",
     "VirtualSmoothing",
-    "check_values",
     "complete",
     "hard_target",
     "kl_divergence",
+    "set_value_checks",
     "soft_cross_entropy",
 ]
 

@@ -111,11 +111,10 @@ class LabelScheme:
                 raise BadValueError(self._missing(need))
         n, k = len(y), self.num_classes
         if logits is not None:
-            check = self.check_values and "logits" in self.needs
-            _checks.check_logits("logits", logits, n, [self.num_outputs], check)
+            _checks.check_logits("logits", logits, n, [self.num_outputs], self.check_values)
         if teacher_logits is not None:
-            check = self.check_values and "teacher" in self.needs
-            _checks.check_logits("teacher_logits", teacher_logits, n, [k, self.num_outputs], check)
+            widths = [k, self.num_outputs]
+            _checks.check_logits("teacher_logits", teacher_logits, n, widths, self.check_values)
         if mix is not None:
             self._check_mix(mix, n)
         if index is not None:
@@ -224,6 +223,8 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
     Raises:
         ValueError: it is not a scheme, or its declarations contradict each other.
     """
+    if isinstance(scheme, type):
+        raise BadValueError(f"{name} is a class, not a label scheme: give an instance of it")
     missing = [
         a for a in ("num_classes", "num_outputs", "needs", "labels") if not hasattr(scheme, a)
     ]
@@ -275,7 +276,7 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
     return scheme
 
 
-def check_values(scheme: Any, wanted: bool) -> None:
+def set_value_checks(scheme: Any, wanted: bool) -> None:
     """Switch a scheme's look at values (range of y, NaN) on or off."""
     with contextlib.suppress(AttributeError):  # a class attribute beside __slots__: it stays
         object.__setattr__(scheme, "check_values", wanted)  # frozen dataclasses too

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from robustlabels.errors import BadValueError
 from robustlabels.labels import _checks
-from robustlabels.labels.base import LabelScheme, Mix, check_values, complete, one_hot
+from robustlabels.labels.base import (
+    LabelScheme,
+    Mix,
+    complete,
+    hard_target,
+    one_hot,
+    set_value_checks,
+)
 from robustlabels.labels.one_hot import OneHot
 
 
@@ -77,11 +84,13 @@ class VirtualSmoothing(LabelScheme):
     def check_values(self, value: bool) -> None:
         self._check_values = value
         if hasattr(self, "inner"):
-            check_values(self.inner, value)
+            set_value_checks(self.inner, value)
 
-    def start(self, epochs: int) -> None:
+    def begin_training(self, epochs: int) -> None:
         """Tell the scheme how long training will be; ``warmup_epochs`` counts in it."""
         self.epochs = epochs
+        if hasattr(self.inner, "begin_training"):
+            self.inner.begin_training(epochs)
 
     def perturb(
         self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
@@ -103,7 +112,10 @@ class VirtualSmoothing(LabelScheme):
     ) -> Tensor:
         k = self.num_classes
         if self._warming_up(progress):
-            return one_hot(y, self.num_outputs, like)
+            target = hard_target(y, mix, self.num_outputs)  # mixed inputs keep mixed labels
+            if target.is_floating_point():
+                return target.to(like)
+            return one_hot(target, self.num_outputs, like)
         extra: dict[str, Any] = {}
         if "mix" in self.needs:
             extra["mix"] = mix
@@ -129,6 +141,8 @@ class VirtualSmoothing(LabelScheme):
         if self.warmup_epochs == 0:
             return False
         if self.epochs is None:
-            raise BadValueError("warmup_epochs needs the length of training: call start(epochs)")
+            raise BadValueError(
+                "warmup_epochs needs the length of training: call begin_training(epochs)"
+            )
         # progress is a rounded quotient: (1 / 49) * 49 is below 1.
         return progress * self.epochs < self.warmup_epochs - 1e-9

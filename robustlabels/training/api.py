@@ -16,9 +16,9 @@ from torch import nn
 
 from robustlabels import __version__, runs
 from robustlabels.config import Config, make_config, write_toml
-from robustlabels.data import TensorSplit, as_dataset
+from robustlabels.data import as_dataset
 from robustlabels.errors import BadValueError, RunError
-from robustlabels.labels import check_values
+from robustlabels.labels import set_value_checks
 from robustlabels.loading import OPAQUE
 from robustlabels.randomness import preserved
 from robustlabels.training.assembly import Assembly, Given, assemble
@@ -38,6 +38,7 @@ class FitResult:
         model: the trained model with the best weights, in eval mode, all its outputs; the
             deployed classifier is ``robustlabels.real_classes(model, scheme)``.
         scheme: the label scheme.
+        num_classes: K, the data set's classes.
         config: resolved and complete.
         history: a record for each epoch.
         best: the best epoch's record: "weights" is "raw" or "average".
@@ -51,6 +52,7 @@ class FitResult:
 
     model: nn.Module
     scheme: Any
+    num_classes: int
     config: Config
     history: list[Record]
     best: Record
@@ -83,9 +85,10 @@ def fit(
     Args:
         model: a name, a table with ``name`` and parameters, or any ``nn.Module`` that maps
             (N, C, H, W) in [0, 1] to logits. A module is trained in place, its last linear layer
-            widened where the scheme needs more outputs.
-        data: a name, a pair ``(x, y)``, a pair of pairs (train, test), a torch data set or a
-            loader.
+            widened where the scheme needs more outputs. As in every torch loop, ``model.train()``
+            is called at each step, so a batch norm that shall stay frozen must override it.
+        data: a name, a table with ``name`` and parameters, a pair ``(x, y)``, a pair of pairs
+            (train, test), a torch data set or a loader.
         scheme: a name, a table, or a scheme.
         trainer: a name, a table, or a trainer.
         attack: of the training: a name, a table, or an attack; the trainer's own by default.
@@ -106,6 +109,9 @@ def fit(
         ValueError: a bad argument. KeyError: an unknown name. RuntimeError: a broken or foreign
             run, or training that diverged.
     """
+    for option, instead in (("labels", "scheme"), ("dataset", "data")):
+        if option in options:
+            raise BadValueError(f"fit has no {option}=: give it as {instead}=")
     values: dict[str, Any] = {
         "eps": eps,
         "epochs": epochs,
@@ -118,7 +124,12 @@ def fit(
     values["labels"] = _named(scheme, None, given, "scheme")
     values["trainer"] = _named(trainer, None, given, "trainer")
     values["attack"] = None if attack is None else _named(attack, None, given, "attack")
-    if isinstance(data, str):
+    if isinstance(data, Mapping):
+        table = dict(_plain(data))
+        if not isinstance(table.get("name"), str):
+            raise BadValueError("data as a table needs a name, e.g. {'name': 'folder:PATH'}")
+        values["dataset"], values["data"] = table.pop("name"), table
+    elif isinstance(data, str):
         values["dataset"] = data
     else:
         given.data = as_dataset(data, num_classes)
@@ -136,6 +147,7 @@ def fit(
         resume=resume,
         progress=progress,
         given=given,
+        num_classes=num_classes,
     )
 
 
@@ -146,12 +158,13 @@ def fit_config(
     resume: bool = False,
     progress: Progress | None = None,
     given: Given | None = None,
+    num_classes: int | None = None,
 ) -> FitResult:
     """Train what a config says; see :func:`fit`."""
     if resume and out is None:
         raise BadValueError("resume needs out, the run to go on with")
     with preserved(), _determinism(config.deterministic):
-        assembly = assemble(config, given or Given())
+        assembly = assemble(config, given or Given(), num_classes)
         folder, state = _open(out, resume, assembly.config, assembly.facts)
         if state is not None:
             _load_state(assembly, state, folder)
@@ -205,17 +218,26 @@ def _train(
     engine = assembly.engine
     keeper = _MemoryKeeper(progress) if folder is None else _FolderKeeper(progress, folder)
     checked = engine.scheme.check_values
-    # Labels in memory were checked when they were loaded; those that stream in were not.
-    check_values(engine.scheme, not isinstance(engine.split, TensorSplit))
+    # The data's labels were checked when they were loaded, or are as they stream in.
+    set_value_checks(engine.scheme, False)
     try:
         outcome = engine.run(keeper)
     except Exception as error:
         if folder is not None:
-            folder.update_summary(status="failed", stopped=str(error))
+            if _worthless(folder):
+                folder.discard()
+            else:
+                folder.update_summary(status="failed", stopped=str(error))
         raise
     finally:
-        check_values(engine.scheme, checked)
+        set_value_checks(engine.scheme, checked)
     return _finish(assembly, folder, outcome, keeper.best)
+
+
+def _worthless(folder: runs.RunFolder) -> bool:
+    """Whether a run failed before it kept anything: then its folder is only in the way."""
+    kept = (folder.path / runs.BEST, folder.path / runs.STATE / STATE_FILE)
+    return not any(path.exists() for path in kept)
 
 
 def _finish(
@@ -229,7 +251,9 @@ def _finish(
     average: Weights | None = None
     if config.weight_averaging:
         average = engine.averages[config.weight_averaging].state_dict()
-    record = outcome.best or {"epoch": 0, "weights": "raw"}
+    record = {
+        k: v for k, v in (outcome.best or {"epoch": 0, "weights": "raw"}).items() if k != "rank"
+    }
     if folder is not None:
         best = runs.load_weights(folder.weights("best"))
     assert best is not None  # the engine hands out weights whichever way it ends
@@ -252,6 +276,7 @@ def _finish(
     return FitResult(
         model=engine.model,
         scheme=engine.scheme,
+        num_classes=engine.num_classes,
         config=config,
         history=outcome.history,
         best=record,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustlabels import __version__
 from robustlabels.attacks import Attack, held_still
@@ -24,6 +25,7 @@ from robustlabels.factories import (
 )
 from robustlabels.labels import complete
 from robustlabels.models import adapt_model
+from robustlabels.plugins import default_params
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.engine import Engine, label_attack_mismatch
 from robustlabels.training.teachers import Teacher, load_teacher
@@ -60,36 +62,32 @@ class Assembly:
     facts: dict[str, Any]
 
 
-def assemble(config: Config, given: Given) -> Assembly:
+def assemble(config: Config, given: Given, num_classes: int | None = None) -> Assembly:
     """Make everything that a config names, check that it fits together, and resolve the config.
+
+    Args:
+        config: as the user wrote it.
+        given: objects from Python.
+        num_classes: K as the caller believes it, or None.
 
     Raises:
         ValueError, KeyError: something is unknown, impossible or doesn't fit.
     """
     device = _device(config.device)
-    data = given.data or make_dataset(config.dataset, config.data_root, **config.data)
+    data = _data(config, given, num_classes)
     split = data.train_split()
-    _check_labels(split, data)
     if given.trainer is None:
         trainer = make_trainer(config.trainer.name, **config.trainer.params)
     else:
         trainer = check_trainer(given.trainer, config.trainer.name)
     classes = data.num_classes + int(getattr(trainer, "extra_outputs", 0))
-    if given.scheme is None:
-        scheme = make_scheme(config.labels.name, classes, **config.labels.params)
-    else:
-        scheme = complete(given.scheme, config.labels.name)
-        if scheme.num_classes != classes:
-            raise BadValueError(
-                f"the scheme has {scheme.num_classes} classes; {data.name!r} with this trainer "
-                f"has {classes}"
-            )
+    scheme = _scheme(config, given, data, classes)
     attack, config = _attack(config, given, trainer)
     mixes = "mix" in scheme.needs
     mismatch = label_attack_mismatch(scheme, attack, mixes)
     if mismatch is not None:
         raise BadValueError(mismatch)
-    config = _with_normalization(config, data) if given.model is None else config
+    config = _with_defaults(_with_normalization(config, data, given), given)
 
     def new_model(outputs: int) -> nn.Module:
         if given.model is not None:
@@ -112,22 +110,32 @@ def assemble(config: Config, given: Given) -> Assembly:
         model = model.to(memory_format=torch.channels_last)
     _check_outputs(model, data, scheme, device)
 
+    asked: list[nn.Module] = []
+
     def teacher() -> nn.Module:
         named = config.teacher if given.teacher is None else given.teacher
         if named is None:
+            who = config.labels.name if scheme.teacher == "frozen" else config.trainer.name
             raise BadValueError(
-                f"{config.labels.name} needs a teacher: a run, a checkpoint or a model "
+                f"{who} needs a teacher: a run, a checkpoint or a model "
                 "(--teacher, or fit(teacher=...))"
             )
         loaded = load_teacher(named, data.num_classes, new_model).to(device)
         _output_shape(loaded, data, device, "the teacher")
+        asked.append(loaded)
         return loaded
 
     frozen = teacher() if scheme.teacher == "frozen" else None
     indices, held_out = _hold_out(len(split), config)
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
     config = config.model_copy(update={"optimizer": optimizer, "validation": len(held_out)})
+    _check_trainable(model, config)
     trainer.setup(Run(model, scheme, data.num_classes, device, config, teacher))
+    if config.teacher is not None and not asked:
+        raise BadValueError(
+            f"teacher {config.teacher!r} would not be used: {config.labels.name} labels with "
+            f"{config.trainer.name} have no frozen teacher"
+        )
     engine = Engine(
         model=model,
         scheme=scheme,
@@ -161,10 +169,37 @@ def assemble(config: Config, given: Given) -> Assembly:
     return Assembly(engine, config, data.test, facts)
 
 
+def _data(config: Config, given: Given, num_classes: int | None) -> DataSet:
+    data = given.data or make_dataset(config.dataset, config.data_root, **config.data)
+    if num_classes not in (None, data.num_classes):
+        raise BadValueError(
+            f"data set {data.name!r} has {data.num_classes} classes, not num_classes={num_classes}"
+        )
+    _check_labels(data.train_split(), data)
+    return data
+
+
+def _scheme(config: Config, given: Given, data: DataSet, classes: int) -> Any:
+    if given.scheme is None:
+        return make_scheme(config.labels.name, classes, **config.labels.params)
+    scheme = complete(given.scheme, config.labels.name)
+    if scheme.num_classes != classes:
+        raise BadValueError(
+            f"the scheme has {scheme.num_classes} classes; {data.name!r} with this trainer "
+            f"has {classes}"
+        )
+    return scheme
+
+
 def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]:
     if given.attack is not None:
         if not callable(given.attack):
             raise BadValueError(f"attack must be a name, a table or an attack: {given.attack!r}")
+        eps = getattr(given.attack, "eps", None)
+        if eps is not None and eps != config.radius:
+            raise BadValueError(
+                f"the attack's eps is {eps}, and the run's {config.radius}: give both the same"
+            )
         return given.attack, config
     named = config.attack or Named(name="pgd")
     defaults: dict[str, Any] = {}
@@ -175,9 +210,41 @@ def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]
     return attack, config.model_copy(update={"attack": Named(name=named.name, **params)})
 
 
-def _with_normalization(config: Config, data: DataSet) -> Config:
+def _with_defaults(config: Config, given: Given) -> Config:
+    """Write out the parameters that were left to their defaults, so that the config is complete."""
+    tables = (
+        ("schemes", "labels", given.scheme),
+        ("trainers", "trainer", given.trainer),
+        ("models", "model", given.model),
+        ("attacks", "attack", given.attack),
+    )
+    resolved: dict[str, Named] = {}
+    for kind, field_name, instead in tables:
+        named: Named | None = getattr(config, field_name)
+        if instead is None and named is not None:
+            params = {**default_params(kind, named.name), **named.params}
+            resolved[field_name] = Named(name=named.name, **params)
+    return config.model_copy(update=resolved)
+
+
+def _check_trainable(model: nn.Module, config: Config) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise BadValueError("the model has no parameter that requires a gradient: nothing to train")
+    norms = any(isinstance(m, _BatchNorm) for m in model.modules())
+    if norms and config.batch_size // config.accumulate < 2:
+        raise BadValueError(
+            f"batch_size {config.batch_size} in {config.accumulate} parts leaves batch norm fewer "
+            "than 2 samples: raise batch_size or lower accumulate"
+        )
+
+
+def _with_normalization(config: Config, data: DataSet, given: Given) -> Config:
     if not config.normalize:
         return config
+    if given.model is not None:
+        raise BadValueError(
+            "normalize is for named models; put a normalisation layer into a model from Python"
+        )
     if not data.mean:
         raise BadValueError(f"normalize: {data.name!r} has no known mean and std")
     params = {"mean": list(data.mean), "std": list(data.std), **config.model.params}

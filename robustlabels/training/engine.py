@@ -40,6 +40,7 @@ class _Sums:
     loss: Tensor
     correct: Tensor
     seen: int = 0
+    counted: int = 0
     seconds: float = 0.0
 
     @classmethod
@@ -49,13 +50,17 @@ class _Sums:
             torch.zeros((), dtype=torch.int64, device=device),
         )
 
+    def accuracy(self) -> float | None:
+        """Under the training attack; None for trainers that never call ``step.ce``."""
+        return int(self.correct) / self.counted if self.counted else None
+
 
 @dataclass
 class Engine:
     """Trains ``model`` in place.
 
     Attributes:
-        model: on the device, in the mode that it should train in.
+        model: on the device; each step sets it to train mode.
         scheme: the label scheme.
         trainer: the objective.
         attack: the training attack.
@@ -112,8 +117,8 @@ class Engine:
             held_out, generator=torch.Generator().manual_seed(derived_seed(config.seed, "glance"))
         )
         self._glance = self.validation_indices[drawn[: max(size, GLANCE)]]
-        if hasattr(self.scheme, "start"):
-            self.scheme.start(config.epochs)
+        if hasattr(self.scheme, "begin_training"):
+            self.scheme.begin_training(config.epochs)
 
     def run(self, keeper: Keeper) -> Outcome:
         """Train from where we are to the end.
@@ -164,6 +169,7 @@ class Engine:
                 "loss": self._sums.loss,
                 "correct": self._sums.correct,
                 "seen": self._sums.seen,
+                "counted": self._sums.counted,
                 "seconds": self._sums.seconds,
             },
         }
@@ -185,6 +191,7 @@ class Engine:
             sums["loss"].to(self.device),
             sums["correct"].to(self.device),
             sums["seen"],
+            sums["counted"],
             sums["seconds"],
         )
 
@@ -209,7 +216,9 @@ class Engine:
         set_rate(self.optimizer, config.optimizer.learning_rate * factor)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        chunks = (t.chunk(config.accumulate) for t in (x, y, index))
+        # Even parts of at least two samples: batch norm cannot train on one.
+        parts = max(1, min(config.accumulate, len(x) // 2))
+        chunks = (t.tensor_split(parts) for t in (x, y, index))
         for x_part, y_part, index_part in zip(*chunks, strict=True):
             self._backward(x_part, y_part, index_part, len(x_part) / len(x))
         if config.optimizer.clip_grad_norm is not None:
@@ -243,6 +252,7 @@ class Engine:
         self._sums.loss += loss.detach() * len(x)
         if step.correct is not None:
             self._sums.correct += step.correct
+            self._sums.counted += len(x)
         if self._losses.saw(loss):
             self._refuse_broken(self.done + 1)
 
@@ -268,7 +278,7 @@ class Engine:
             "step": self.done,
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": float(sums.loss) / sums.seen,
-            "train_accuracy": int(sums.correct) / sums.seen,
+            "train_accuracy": sums.accuracy(),
             "seconds": round(sums.seconds, 3),
         }
         self.history.append(record)
@@ -332,8 +342,7 @@ class Engine:
             return None
         found = self._validate(self.model, self._glance)
         assert found.robust is not None  # single-step trainers are adversarial
-        training = int(self._sums.correct) / self._sums.seen
-        return self._watch.saw(found.clean, found.robust, training)
+        return self._watch.saw(found.clean, found.robust, self._sums.accuracy())
 
     def _stop(self, message: str, keeper: Keeper) -> Outcome:
         where = f"at step {self.done} of {self.total_steps}"

@@ -53,22 +53,28 @@ class OverfittingWatch:
         self.best = 0.0
         self.falls = 0
 
-    def saw(self, clean: float, robust: float, training: float) -> str | None:
+    def saw(self, clean: float, robust: float, training: float | None) -> str | None:
         """Note a look at held-out samples; the message, once it has happened.
 
         Args:
             clean: accuracy on held-out samples, in [0, 1].
             robust: the same under PGD.
-            training: accuracy under the training attack, lately.
+            training: accuracy under the training attack, lately; None if unknown.
         """
         fallen = self.best > self._floor and robust < FALL * self.best
         # The others must hold: where all fall together, the learning rate is too high.
-        fallen = fallen and clean >= self.best and training >= self.best
+        others = clean if training is None else min(clean, training)
+        fallen = fallen and others >= self.best
         self.falls = self.falls + 1 if fallen else 0
         if self.falls >= LOOKS:
+            held = (
+                f"clean accuracy is {clean:.1%}"
+                if training is None
+                else f"accuracy under the training attack is {training:.1%}"
+            )
             return (
                 f"catastrophic overfitting: robust accuracy under PGD fell from {self.best:.1%} to "
-                f"{robust:.1%}, while accuracy under the training attack is {training:.1%}"
+                f"{robust:.1%}, while {held}"
             )
         self.best = max(self.best, robust)
         return None

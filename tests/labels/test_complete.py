@@ -143,7 +143,7 @@ def test_a_needed_mix_and_index_reach_a_third_partys_labels() -> None:
         (None, r"thing is not a label scheme: it lacks num_classes, num_outputs, needs, labels"),
         (lambda y: y, r"lacks num_classes, num_outputs, needs, labels"),
         (torch.nn.Linear(3, 3), r"lacks num_classes, num_outputs, needs, labels"),
-        (OneHot, r"lacks num_classes, num_outputs"),  # the class, not an instance
+        (OneHot, "a class, not a label scheme"),  # the class, not an instance
         (SimpleNamespace(num_classes=3, needs=(), labels=rows), r"it lacks num_outputs$"),
         (minimal(labels=torch.zeros(3)), r"it lacks a method labels\(\)"),
         (

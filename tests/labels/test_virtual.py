@@ -150,7 +150,7 @@ def test_random_mass_splits_alpha_at_random() -> None:
 def test_warmup_is_one_hot_until_its_epoch() -> None:
     """The authors' TRADES-AWP warms up for 20 epochs of 200: vs must start at progress .1."""
     scheme = VirtualSmoothing(3, alpha=0.6, virtual_classes=2, warmup_epochs=20)
-    scheme.start(epochs=200)
+    scheme.begin_training(epochs=200)
     y = torch.tensor([1])
     hot, smooth = [[0.0, 1.0, 0.0, 0.0, 0.0]], torch.tensor([[0, 0.4, 0, 0.3, 0.3]])
     assert scheme.labels(y, progress=0.0).tolist() == hot
@@ -167,7 +167,7 @@ def test_warmup_ends_with_its_last_step_for_every_length() -> None:
     for epochs in range(2, 201):
         for warmup in (1, 3, 5, 20):
             scheme = VirtualSmoothing(3, alpha=0.6, virtual_classes=2, warmup_epochs=warmup)
-            scheme.start(epochs)
+            scheme.begin_training(epochs)
             if warmup < epochs and scheme.labels(y, progress=warmup / epochs)[0, 3] == 0:
                 off.append((epochs, warmup))
     assert off == []
@@ -175,7 +175,7 @@ def test_warmup_ends_with_its_last_step_for_every_length() -> None:
 
 def test_warmup_without_start_says_what_to_do() -> None:
     """Outside the engine nobody has said how long training is."""
-    with pytest.raises(ValueError, match=r"warmup_epochs.*start\(epochs\)"):
+    with pytest.raises(ValueError, match=r"warmup_epochs.*begin_training\(epochs\)"):
         VirtualSmoothing(3, warmup_epochs=2).labels(torch.tensor([0]))
 
 

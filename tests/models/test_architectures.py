@@ -196,7 +196,7 @@ def test_small_cnn_is_small():
 
 def test_small_cnn_learns_the_digits():
     """A net that can't fit the embedded digits would make the demo and most tests pointless."""
-    from robustlabels.data.digits import digits
+    from robustlabels.data.embedded import digits
 
     data = digits()
     torch.manual_seed(0)

@@ -136,7 +136,7 @@ def test_bad_data(tmp_path: Path, x: Any, y: Any) -> None:
 
 def test_labels_that_stream_in_are_checked_as_they_come(tmp_path: Path) -> None:
     """A data set that doesn't list its labels can't be checked at once; a wrong one must still be
-    one line, and the run marked as failed."""
+    one line, and leave no folder in the way of the corrected command."""
 
     class Items(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
@@ -148,7 +148,7 @@ def test_labels_that_stream_in_are_checked_as_they_come(tmp_path: Path) -> None:
     out = tmp_path / "run"
     message = refused(out, model=MLP, data=Items(), num_classes=K, epochs=1, validation=0)
     assert "7" in message
-    assert runs.RunFolder.open(out).summary["status"] == "failed"
+    assert not out.exists()  # nothing was learnt, and the corrected command needs the place
 
 
 @pytest.mark.parametrize("how", ["garbage", "foreign", "list", "folder", "other classes"])
@@ -226,13 +226,22 @@ def test_a_scheme_object_inside_a_table_trains_without_a_folder(tiny: Any) -> No
 
 
 def test_a_failing_trainer_marks_the_run(tiny: Any, tmp_path: Path) -> None:
-    """Its own exception comes through, and run.json doesn't say "running" for ever."""
+    """Its own exception comes through, and run.json doesn't say "running" for ever: failed once
+    there is something to keep, and no folder at all before."""
 
     class Fails(Standard):
+        def __init__(self, at: float) -> None:
+            self.at = at
+
         def loss(self, step: Any) -> Tensor:
-            raise OSError("mine")
+            if step.progress >= self.at:
+                raise OSError("mine")
+            return super().loss(step)
 
     with pytest.raises(OSError, match="mine"):
-        fit(MLP, tiny, "ls", Fails(), epochs=1, out=tmp_path / "run")
+        fit(MLP, tiny, "ls", Fails(0.0), epochs=2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OSError, match="mine"):
+        fit(MLP, tiny, "ls", Fails(0.5), epochs=2, out=tmp_path / "run")
     summary = runs.RunFolder.open(tmp_path / "run").summary
     assert (summary["status"], summary["stopped"]) == ("failed", "mine")

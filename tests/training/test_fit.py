@@ -113,18 +113,23 @@ def test_a_trainers_attack_defaults_are_in_the_config_and_overridden(
 ) -> None:
     """The config is resolved and complete: it must say what was run, not what was asked."""
     trades = fit(MLP, tiny, "ls", "trades", **options).config.attack
-    assert trades.params == {"loss": "kl", "start": "gaussian"}
+    written = {"steps": 10, "mode": "eval", "restarts": 1}  # PGD's own, written out
+    assert trades.params == written | {"loss": "kl", "start": "gaussian"}
     mine = fit(MLP, tiny, "ls", "trades", {"name": "pgd", "start": "none"}, **options)
-    assert mine.config.attack.params == {"loss": "kl", "start": "none"}
+    assert mine.config.attack.params == written | {"loss": "kl", "start": "none"}
+    assert mine.config.labels.params == {"alpha": 0.1}
+    assert mine.config.trainer.params == {"beta": 6.0, "inner": "kl", "concatenated": False}
     fast = fit(MLP, tiny, "ls", "fast-at", eps=0.2, **options).config.attack
-    assert fast.params == {"steps": 1, "step_size": 0.25}
+    mine = {"start": "uniform", "loss": "ce", "mode": "eval", "restarts": 1}
+    assert fast.params == mine | {"steps": 1, "step_size": 0.25}
 
 
 def test_trades_with_another_attack_does_not_get_pgds_parameters(
     tiny: Any, options: dict[str, Any]
 ) -> None:
     """fgsm has no loss="kl": the defaults are PGD's only."""
-    assert fit(MLP, tiny, "ls", "trades", "fgsm", **options).config.attack.params == {}
+    fgsm = fit(MLP, tiny, "ls", "trades", "fgsm", **options).config.attack
+    assert fgsm.params == {"start": "none", "mode": "eval"}
 
 
 def test_the_scheme_widens_a_given_module(tiny: Any, options: dict[str, Any]) -> None:

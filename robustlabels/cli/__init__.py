@@ -17,6 +17,7 @@ from robustlabels.cli import demo, doctor, evaluate, listing, plugins, train
 from robustlabels.errors import UserError
 
 INTERRUPTED = 130
+HELP_COLUMNS = 160
 
 app = typer.Typer(
     name="robustlabels",
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", str(HELP_COLUMNS))  # rich's help, else 80 columns
     given = [a for a in given if a != "--debug"]
     try:
         code = typer.main.get_command(app).main(

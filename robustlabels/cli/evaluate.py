@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,8 @@ def evaluate(
             raise RunError(f"{path} is there already; --out FILE writes another")
         if not path.parent.is_dir():
             raise RunError(f"there is no folder {path.parent} to write {path.name} into")
+        with tempfile.TemporaryFile(dir=path.parent):  # now, not after hours of AutoAttack
+            pass
     except OSError as error:  # e.g. too long a name
         raise RunError(f"cannot write {path}: {error.strerror}") from None
     names = [name.strip() for name in attacks.split(",") if name.strip()]
@@ -84,6 +87,7 @@ def evaluate(
         "run": str(run),
         "weights": weights,
         "weights_sha256": runs.sha256(loaded.path),
+        "training": loaded.summary.get("status"),
         "labels": _for_json(config.labels.model_dump()),
         "trainer": _for_json(config.trainer.model_dump()),
         **result,
@@ -124,6 +128,8 @@ def _ece(result: dict[str, Any], name: str) -> str:
 
 def _notes(result: dict[str, Any]) -> list[str]:
     notes = [result["note"]] if result.get("note") else []
+    if result["training"] != "finished":
+        notes.append(f"training is not finished: its run.json says {result['training']!r}")
     for name, found in result["attacks"].items():
         notes += [f"{name}: {flag}" for flag in found.get("flags") or []]
     return notes

@@ -1,0 +1,131 @@
+"""Arguments that contradict each other: refused, not silently overruled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robustlabels as rl
+from robustlabels.errors import BadValueError
+from robustlabels.training import Standard
+
+K = 3
+MLP = {"name": "mlp", "hidden": [8]}
+
+
+@pytest.fixture
+def tiny() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(24, 1, 4, 4, generator=generator), torch.arange(24) % K
+
+
+def refused(message: str, **arguments: Any) -> None:
+    with pytest.raises(BadValueError, match=message):
+        rl.fit(trainer=arguments.pop("trainer", "standard"), epochs=1, **arguments)
+
+
+@pytest.mark.parametrize(("option", "instead"), [("labels", "scheme"), ("dataset", "data")])
+def test_command_line_names(tiny: Any, option: str, instead: str) -> None:
+    """fit(labels="als") trained one-hot, because scheme= has a default that came later."""
+    refused(f"no {option}=: give it as {instead}=", model=MLP, data=tiny, **{option: "als"})
+
+
+def test_normalize_with_a_module(tiny: Any) -> None:
+    """The config said normalised, the model was not."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, K))
+    refused("normalize is for named models", model=model, data=tiny, normalize=True)
+
+
+@pytest.mark.parametrize("scheme", ["one-hot", "adr"])
+def test_a_teacher_that_nobody_asks(tiny: Any, tmp_path: Path, scheme: str) -> None:
+    """A misspelt scheme beside --teacher looked like distillation and was none."""
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, K))
+    refused("would not be used", model=MLP, data=tiny, scheme=scheme, teacher=teacher)
+    refused("would not be used", model=MLP, data=tiny, scheme=scheme, teacher=tmp_path / "none")
+
+
+def test_classes_of_a_named_data_set() -> None:
+    """num_classes=12 for the digits was ignored."""
+    refused("has 10 classes, not num_classes=12", model="linear", data="digits", num_classes=12)
+
+
+def test_another_radius(tiny: Any) -> None:
+    """Training at .3 under a config, and a validation, that say 8/255."""
+    attack = rl.make_attack("pgd", eps=0.3)
+    refused("eps is 0.3", model=MLP, data=tiny, trainer="pgd-at", attack=attack)
+
+
+def test_frozen_model(tiny: Any) -> None:
+    """torch says "optimizer got an empty parameter list", by a traceback."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, K)).requires_grad_(False)
+    refused("nothing to train", model=model, data=tiny)
+
+
+def test_batch_norm_on_single_samples(tiny: Any) -> None:
+    """Batch norm's own error came a traceback deep, after the RUN folder was made."""
+    refused("fewer than 2 samples", model="small-cnn", data=tiny, batch_size=3, accumulate=2)
+
+
+def test_uneven_parts_train(tiny: Any) -> None:
+    """13 samples in 4 parts were 4, 4, 4 and 1, on which batch norm cannot train."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, K))
+    x, y = tiny
+    result = rl.fit(
+        model, (x[:13], y[:13]), trainer="standard", epochs=1, validation=0, accumulate=4
+    )
+    assert result.history[0]["train_loss"] > 0
+
+
+def test_classes_instead_of_objects(tiny: Any) -> None:
+    """fit(trainer=Standard) is an easy slip; the error was about a missing argument self."""
+    refused("is a class, not a trainer", model=MLP, data=tiny, trainer=Standard)
+
+
+def test_accuracy_of_trainers_without_ce(tiny: Any) -> None:
+    """A trainer with a loss of its own had a training accuracy of 0 in its metrics."""
+
+    class Own(Standard):
+        def loss(self, step: Any) -> Tensor:
+            return nn.functional.cross_entropy(step.model(step.x), step.y)
+
+    result = rl.fit(MLP, tiny, trainer=Own(), epochs=1)
+    assert result.history[0]["train_accuracy"] is None
+    assert rl.fit(MLP, tiny, trainer="standard", epochs=1).history[0]["train_accuracy"] >= 0
+
+
+def test_data_as_a_table(tmp_path: Path) -> None:
+    """A data set's own parameters could not be given in Python."""
+    import numpy as np
+
+    x = np.random.default_rng(0).random((20, 1, 4, 4), dtype=np.float32)
+    y = np.arange(20) % K
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    table = {"name": f"npz:{tmp_path / 'd.npz'}", "num_classes": 5, "layout": "NCHW"}
+    result = rl.fit(MLP, table, trainer="standard", epochs=1)
+    assert result.num_classes == 5
+    assert result.config.data == {"num_classes": 5, "layout": "NCHW"}
+
+
+def test_warm_up_keeps_mixed_labels() -> None:
+    """vs around mixup: before warmup_epochs, inputs were mixed and labels were not."""
+    scheme = rl.make_scheme("vs", num_classes=K, inner="mixup", warmup_epochs=2)
+    scheme.begin_training(10)
+    y = torch.tensor([0, 1])
+    mix = rl.Mix(torch.tensor([0.25, 0.25]), torch.tensor([1, 0]), torch.tensor([1, 0]))
+    q = scheme.labels(y, progress=0.0, mix=mix)
+    expected = [[0.25, 0.75, 0, 0, 0, 0], [0.75, 0.25, 0, 0, 0, 0]]
+    assert torch.allclose(q, torch.tensor(expected))
+
+
+def test_a_loader_that_picks_samples(tiny: Any) -> None:
+    """A SubsetRandomSampler was ignored: the samples that it held out were trained on."""
+    sampler = torch.utils.data.SubsetRandomSampler(range(8))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*tiny), sampler=sampler, batch_size=4
+    )
+    with pytest.raises(ValueError, match="SubsetRandomSampler would be ignored"):
+        rl.fit(MLP, loader, trainer="standard", epochs=1)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
 
 from robustlabels import __version__
 from robustlabels.cli import demo, doctor, evaluate, listing, plugins, train
-from robustlabels.errors import UserError
+from robustlabels.errors import RobustLabelsWarning, UserError
 
 INTERRUPTED = 130
 HELP_COLUMNS = 160
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", str(HELP_COLUMNS))  # rich's help, else 80 columns
     given = [a for a in given if a != "--debug"]
+    warnings.formatwarning = _one_line_warning
     try:
         code = typer.main.get_command(app).main(
             given, prog_name="robustlabels", standalone_mode=False
@@ -77,6 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # typer returns it where it has caught the interrupt itself
         print("robustlabels: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> str:
+    ours = issubclass(category, RobustLabelsWarning)
+    return f"{'robustlabels' if ours else category.__name__}: {message}\n"
 
 
 def _ended_by(error: Exception, debug: bool) -> int:

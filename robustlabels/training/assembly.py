@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from robustlabels import __version__
 from robustlabels.attacks import Attack, held_still
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, Split, TensorSplit
-from robustlabels.errors import BadValueError, DataError
+from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning, RunError
 from robustlabels.factories import (
     check_trainer,
     make_attack,
@@ -132,10 +134,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     _check_trainable(model, config)
     trainer.setup(Run(model, scheme, data.num_classes, device, config, teacher))
     if config.teacher is not None and not asked:
-        raise BadValueError(
-            f"teacher {config.teacher!r} would not be used: {config.labels.name} labels with "
-            f"{config.trainer.name} have no frozen teacher"
-        )
+        _warn_of_idle_teacher(config, given)
     engine = Engine(
         model=model,
         scheme=scheme,
@@ -169,6 +168,18 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     return Assembly(engine, config, data.test, facts)
 
 
+def _warn_of_idle_teacher(config: Config, given: Given) -> None:
+    """A teacher that nobody asked for: harmless, unless it is a misspelt scheme's."""
+    if given.teacher is None and not Path(str(config.teacher)).exists():
+        raise RunError(f"no teacher at {config.teacher}")
+    warnings.warn(
+        f"teacher {config.teacher!r} is not used: {config.labels.name} labels with "
+        f"{config.trainer.name} have no frozen teacher",
+        RobustLabelsWarning,
+        stacklevel=2,
+    )
+
+
 def _data(config: Config, given: Given, num_classes: int | None) -> DataSet:
     data = given.data or make_dataset(config.dataset, config.data_root, **config.data)
     if num_classes not in (None, data.num_classes):
@@ -197,8 +208,11 @@ def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]
             raise BadValueError(f"attack must be a name, a table or an attack: {given.attack!r}")
         eps = getattr(given.attack, "eps", None)
         if eps is not None and eps != config.radius:
-            raise BadValueError(
-                f"the attack's eps is {eps}, and the run's {config.radius}: give both the same"
+            warnings.warn(
+                f"the attack's eps is {eps}, and the run's {config.radius}: training uses the "
+                "first, validation the second",
+                RobustLabelsWarning,
+                stacklevel=2,
             )
         return given.attack, config
     named = config.attack or Named(name="pgd")

@@ -1,4 +1,4 @@
-"""Arguments that contradict each other: refused, not silently overruled."""
+"""Arguments that contradict each other: refused or warned of, not silently overruled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import robustlabels as rl
-from robustlabels.errors import BadValueError
+from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError
 from robustlabels.training import Standard
 
 K = 3
@@ -44,8 +44,11 @@ def test_normalize_with_a_module(tiny: Any) -> None:
 def test_a_teacher_that_nobody_asks(tiny: Any, tmp_path: Path, scheme: str) -> None:
     """A misspelt scheme beside --teacher looked like distillation and was none."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, K))
-    refused("would not be used", model=MLP, data=tiny, scheme=scheme, teacher=teacher)
-    refused("would not be used", model=MLP, data=tiny, scheme=scheme, teacher=tmp_path / "none")
+    options: dict[str, Any] = {"scheme": scheme, "trainer": "standard", "epochs": 1}
+    with pytest.warns(RobustLabelsWarning, match=f"is not used: {scheme} labels"):
+        rl.fit(MLP, tiny, teacher=teacher, **options)
+    with pytest.raises(RunError, match="no teacher at"):
+        rl.fit(MLP, tiny, teacher=tmp_path / "none", **options)
 
 
 def test_classes_of_a_named_data_set() -> None:
@@ -54,9 +57,10 @@ def test_classes_of_a_named_data_set() -> None:
 
 
 def test_another_radius(tiny: Any) -> None:
-    """Training at .3 under a config, and a validation, that say 8/255."""
+    """Training at .3 under a config, and a validation, that say 8/255, must not go unnoticed."""
     attack = rl.make_attack("pgd", eps=0.3)
-    refused("eps is 0.3", model=MLP, data=tiny, trainer="pgd-at", attack=attack)
+    with pytest.warns(RobustLabelsWarning, match="eps is 0.3, and the run's 0.0313"):
+        rl.fit(MLP, tiny, trainer="pgd-at", attack=attack, epochs=1)
 
 
 def test_frozen_model(tiny: Any) -> None:

@@ -21,7 +21,7 @@ class Step:
         model: the model in train mode, (N, C, H, W) -> logits (N, num_outputs).
         x: (N, C, H, W), augmented, in [0, 1].
         y: int64 (N,), true classes.
-        index: int64 (N,), the samples' places in the training split.
+        index: int64 (N,), the samples' places in the training split, or None.
         extra: a batch of extra data, or None.
         scheme: the label scheme.
         num_classes: K, the data set's classes; the model may have more outputs.
@@ -37,17 +37,18 @@ class Step:
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        index: Tensor,
         scheme: Any,
-        num_classes: int,
-        progress: float,
         attack: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        index: Tensor | None = None,
+        num_classes: int | None = None,
+        progress: float = 0.0,
         teacher_logits: Tensor | None = None,
         mix: Mix | None = None,
         extra: Any = None,
     ) -> None:
         self.model, self.x, self.y, self.index = model, x, y, index
-        self.scheme, self.num_classes, self.progress = scheme, num_classes, progress
+        self.scheme, self.progress = scheme, progress
+        self.num_classes: int = scheme.num_classes if num_classes is None else num_classes
         self.teacher_logits, self.mix, self.extra = teacher_logits, mix, extra
         self.x_adv: Tensor | None = None
         self.correct: Tensor | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 from robustlabels import runs
 from robustlabels.plugins import host
 
+# Distributions, not modules: torchattacks brings a module robustbench that is not RobustBench.
 EXTRAS = {
     "torchattacks": ("torchattacks",),
-    "art": ("art",),
+    "art": ("adversarial-robustness-toolbox",),
     "robustbench": ("robustbench",),
     "vision": ("torchvision", "timm"),
 }
@@ -52,6 +52,13 @@ DEFECTS = (
     Defect(
         "torchattacks",
         "3.5.1",
+        "its wheel brings an old copy of the top-level package robustbench: of the two, whichever "
+        "was installed last wins",
+        "none yet: with RobustBench, reinstall it last (pip install --force-reinstall --no-deps)",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
         "the default step (2/255) does not follow eps",
         "alpha is scaled with eps unless it is given",
     ),
@@ -76,7 +83,7 @@ def examine() -> dict[str, Any]:
     return {
         "versions": runs.versions(),
         "devices": _devices(),
-        "extras": [_extra(name, modules) for name, modules in EXTRAS.items()],
+        "extras": [_extra(name, distributions) for name, distributions in EXTRAS.items()],
         "defects": [asdict(d) for d in DEFECTS if _installed(d.package)],
         "plugin_errors": [
             {"plugin": r.name, "distribution": r.distribution, "error": error}
@@ -99,8 +106,8 @@ def _devices() -> list[dict[str, str]]:
     return devices
 
 
-def _extra(name: str, modules: tuple[str, ...]) -> dict[str, str]:
-    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+def _extra(name: str, distributions: tuple[str, ...]) -> dict[str, str]:
+    missing = [d for d in distributions if not _installed(d)]
     return {
         "extra": name,
         "state": f"missing: {', '.join(missing)}" if missing else "installed",

@@ -17,12 +17,11 @@ import pytest
 import robustlabels
 
 ROOT = Path(robustlabels.__file__).parent
-BOTTOM = {"errors", "hookspecs", "_compat", "randomness"}
+BOTTOM = {"errors", "hookspecs", "randomness"}
 # What each part may import of ours, at the top of a file or inside a function.
 ALLOWED = {
     "errors": set(),
     "hookspecs": set(),
-    "_compat": set(),
     "randomness": set(),
     "labels": {"errors", "hookspecs"},
     "threat": {"errors"},

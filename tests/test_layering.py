@@ -41,6 +41,7 @@ THINGS = {"labels", "attacks", "models", "data"}
 ALLOWED["evaluation"] = GROUND | THINGS
 ALLOWED["training"] = GROUND | THINGS | {"__version__"}
 ALLOWED["demo"] = GROUND | {"training", "evaluation"}
+ALLOWED["integrations"] = GROUND | THINGS | {"training"}
 ALLOWED["cli"] = {*ALLOWED, "cli", "evaluation", "training", "demo", "__version__"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {

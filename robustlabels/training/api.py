@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from robustlabels import __version__, runs
 from robustlabels.config import Config, make_config, write_toml
-from robustlabels.data import as_dataset
 from robustlabels.errors import BadValueError, RunError
 from robustlabels.labels import set_value_checks
-from robustlabels.loading import OPAQUE
 from robustlabels.randomness import preserved
 from robustlabels.training.assembly import Assembly, Given, assemble
 from robustlabels.training.keeping import Keeper, Outcome, Record, Weights
+from robustlabels.training.request import read_request
 from robustlabels.training.teachers import Teacher
 from robustlabels.training.validation import validate
 
@@ -109,40 +107,21 @@ def fit(
         ValueError: a bad argument. KeyError: an unknown name. RuntimeError: a broken or foreign
             run, or training that diverged.
     """
-    for option, instead in (("labels", "scheme"), ("dataset", "data")):
-        if option in options:
-            raise BadValueError(f"fit has no {option}=: give it as {instead}=")
-    values: dict[str, Any] = {
-        "eps": eps,
-        "epochs": epochs,
-        "seed": seed,
+    config, given = read_request(
+        model,
+        data,
+        scheme,
+        trainer,
+        attack,
+        teacher,
+        num_classes,
+        eps=eps,
+        epochs=epochs,
+        seed=seed,
         **options,
-    }
-    values = {k: _plain(v) for k, v in values.items()}
-    given = Given()
-    values["model"] = _named(model, nn.Module, given, "model")
-    values["labels"] = _named(scheme, None, given, "scheme")
-    values["trainer"] = _named(trainer, None, given, "trainer")
-    values["attack"] = None if attack is None else _named(attack, None, given, "attack")
-    if isinstance(data, Mapping):
-        table = dict(_plain(data))
-        if not isinstance(table.get("name"), str):
-            raise BadValueError("data as a table needs a name, e.g. {'name': 'folder:PATH'}")
-        values["dataset"], values["data"] = table.pop("name"), table
-    elif isinstance(data, str):
-        values["dataset"] = data
-    else:
-        given.data = as_dataset(data, num_classes)
-        given.names.append("data")
-        values["dataset"] = f"{OPAQUE}{type(data).__name__}"
-    if isinstance(teacher, nn.Module):
-        given.teacher = teacher
-        given.names.append("teacher")
-        values["teacher"] = f"{OPAQUE}{type(teacher).__name__}"
-    elif teacher is not None:
-        values["teacher"] = str(teacher)
+    )
     return fit_config(
-        make_config(values),
+        config,
         out=None if out is None else Path(out),
         resume=resume,
         progress=progress,
@@ -358,30 +337,6 @@ def _load_state(assembly: Assembly, state: Any, folder: runs.RunFolder | None) -
         raise RunError(
             f"{where} is not a state of this run ({type(error).__name__}); train afresh"
         ) from error
-
-
-def _plain(value: Any) -> Any:
-    """A parameter as TOML will give it back: no tuples, no numpy scalars."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _named(thing: Any, kind: type | None, given: Given, slot: str) -> dict[str, Any]:
-    """The config's table for a name, a table or an object."""
-    if isinstance(thing, str):
-        return {"name": thing}
-    if isinstance(thing, Mapping):
-        return dict(_plain(thing))
-    if kind is not None and not isinstance(thing, kind):
-        raise BadValueError(f"{slot} must be a name, a table or a {kind.__name__}, not {thing!r}")
-    setattr(given, slot, thing)
-    given.names.append(slot)
-    return {"name": f"{OPAQUE}{type(thing).__name__}"}
 
 
 @contextmanager

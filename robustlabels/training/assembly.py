@@ -29,14 +29,19 @@ from robustlabels.labels import complete
 from robustlabels.models import adapt_model
 from robustlabels.plugins import default_params
 from robustlabels.randomness import derived_seed, seed_everything
-from robustlabels.training.engine import Engine, label_attack_mismatch
+from robustlabels.training.engine import Engine
 from robustlabels.training.teachers import Teacher, load_teacher
 from robustlabels.training.trainer import Run
 
 
 @dataclass
 class Given:
-    """Objects from Python that stand in for names of the config."""
+    """Objects from Python that stand in for names of the config.
+
+    The last four have no name: the caller's optimizer instead of the config's; a scheduler of it,
+    stepped after each epoch; the reduction of the cross-entropy; and int64 indices of the training
+    split that are held out, instead of ``validation`` drawn ones.
+    """
 
     model: nn.Module | None = None
     data: DataSet | None = None
@@ -45,6 +50,10 @@ class Given:
     attack: Attack | None = None
     teacher: Teacher | None = None
     names: list[str] = field(default_factory=list)
+    optimizer: torch.optim.Optimizer | None = None
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    reduction: str = "mean"
+    held_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     scheme = _scheme(config, given, data, classes)
     attack, config = _attack(config, given, trainer)
     mixes = "mix" in scheme.needs
-    mismatch = label_attack_mismatch(scheme, attack, mixes)
+    mismatch = _label_attack_mismatch(scheme, attack, mixes)
     if mismatch is not None:
         raise BadValueError(mismatch)
     config = _with_defaults(_with_normalization(config, data, given), given)
@@ -128,7 +137,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         return loaded
 
     frozen = teacher() if scheme.teacher == "frozen" else None
-    indices, held_out = _hold_out(len(split), config)
+    indices, held_out = _hold_out(len(split), config, given.held_out)
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
     config = config.model_copy(update={"optimizer": optimizer, "validation": len(held_out)})
     _check_trainable(model, config)
@@ -147,6 +156,9 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         num_classes=data.num_classes,
         device=device,
         teacher=frozen,
+        given_optimizer=given.optimizer,
+        scheduler=given.scheduler,
+        reduction=given.reduction,
     )
     facts = {
         "robustlabels": __version__,
@@ -224,6 +236,17 @@ def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]
     return attack, config.model_copy(update={"attack": Named(name=named.name, **params)})
 
 
+def _label_attack_mismatch(scheme: Any, attack: Any, mixes: bool) -> str | None:
+    """Why this attack can't see this scheme's labels, or None."""
+    soft = scheme.attack_labels == "soft" or mixes
+    if soft and not getattr(attack, "takes_soft_labels", True):
+        return (
+            f"the training attack {attack!r} takes class indices only, but the scheme's attack "
+            "sees soft labels: use pgd"
+        )
+    return None
+
+
 def _with_defaults(config: Config, given: Given) -> Config:
     """Write out the parameters that were left to their defaults, so that the config is complete."""
     tables = (
@@ -265,8 +288,12 @@ def _with_normalization(config: Config, data: DataSet, given: Given) -> Config:
     return config.model_copy(update={"model": Named(name=config.model.name, **params)})
 
 
-def _hold_out(n: int, config: Config) -> tuple[Tensor, Tensor]:
+def _hold_out(n: int, config: Config, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
     """Training and validation indices; the validation part never includes the test set."""
+    if chosen is not None:
+        train = torch.ones(n, dtype=torch.bool)
+        train[chosen] = False
+        return train.nonzero().flatten(), chosen
     wanted = config.validation
     if wanted is None:
         count = min(1000, n // 10)

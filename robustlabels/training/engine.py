@@ -71,6 +71,10 @@ class Engine:
         num_classes: K.
         device: of the model.
         teacher: the frozen teacher, where the scheme has one.
+        averages: the EMA models, by their decay.
+        given_optimizer: the caller's, with its own learning rate; else the config's is made.
+        scheduler: of the caller's optimizer, stepped after each epoch.
+        reduction: of the cross-entropy over a batch, "mean" or "sum".
     """
 
     model: nn.Module
@@ -85,10 +89,13 @@ class Engine:
     device: torch.device
     teacher: nn.Module | None = None
     averages: dict[float, ExponentialAverage] = field(default_factory=dict)
+    given_optimizer: torch.optim.Optimizer | None = None
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    reduction: str = "mean"
 
     def __post_init__(self) -> None:
         config = self.config
-        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.optimizer = self.given_optimizer or make_optimizer(self.model, config.optimizer)
         decays = [config.weight_averaging] if config.weight_averaging else []
         if self.scheme.teacher == "ema":
             decays.append(float(self.scheme.ema_decay))
@@ -212,8 +219,9 @@ class Engine:
         x = augment(x, config.augment.crop_padding, config.augment.flip, self._generator)
         if config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        factor = rate_factor(config.schedule, self.done, self.total_steps, config.epochs)
-        set_rate(self.optimizer, config.optimizer.learning_rate * factor)
+        if self.given_optimizer is None:
+            factor = rate_factor(config.schedule, self.done, self.total_steps, config.epochs)
+            set_rate(self.optimizer, config.optimizer.learning_rate * factor)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         # Even parts of at least two samples: batch norm cannot train on one.
@@ -245,11 +253,13 @@ class Engine:
                 attack=self.attack,
                 teacher_logits=self._teach(x),
                 mix=mix,
+                reduction=self.reduction,
             )
             self.trainer.inputs(step)
             loss = self.trainer.loss(step)
-        (loss * share).backward()
-        self._sums.loss += loss.detach() * len(x)
+        mean = self.reduction == "mean"
+        (loss * share if mean else loss).backward()
+        self._sums.loss += loss.detach() * (len(x) if mean else 1)
         if step.correct is not None:
             self._sums.correct += step.correct
             self._sums.counted += len(x)
@@ -282,6 +292,8 @@ class Engine:
             "seconds": round(sums.seconds, 3),
         }
         self.history.append(record)
+        if self.scheduler is not None:
+            self.scheduler.step()
         message = None
         last = self.done == self.total_steps
         if len(self.validation_indices) == 0:
@@ -378,14 +390,3 @@ class Engine:
 def _own_state(thing: Any) -> Any:
     """The state of a trainer or scheme that has one (``state_dict``), else None."""
     return thing.state_dict() if hasattr(thing, "state_dict") else None
-
-
-def label_attack_mismatch(scheme: Any, attack: Any, mixes: bool) -> str | None:
-    """Why this attack can't see this scheme's labels, or None."""
-    soft = scheme.attack_labels == "soft" or mixes
-    if soft and not getattr(attack, "takes_soft_labels", True):
-        return (
-            f"the training attack {attack!r} takes class indices only, but the scheme's attack "
-            "sees soft labels: use pgd"
-        )
-    return None

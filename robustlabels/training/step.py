@@ -45,6 +45,7 @@ class Step:
         teacher_logits: Tensor | None = None,
         mix: Mix | None = None,
         extra: Any = None,
+        reduction: str = "mean",
     ) -> None:
         self.model, self.x, self.y, self.index = model, x, y, index
         self.scheme, self.progress = scheme, progress
@@ -52,7 +53,7 @@ class Step:
         self.teacher_logits, self.mix, self.extra = teacher_logits, mix, extra
         self.x_adv: Tensor | None = None
         self.correct: Tensor | None = None
-        self._attack = attack
+        self._attack, self._reduction = attack, reduction
         self._labels: Tensor | None = None
 
     def attack(self) -> Tensor:
@@ -97,7 +98,9 @@ class Step:
         return self._labels
 
     def ce(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy of the scheme's labels, made from these logits where it needs them.
+        """Cross-entropy of the scheme's labels, made from these logits where it needs them.
+
+        It is the mean over the batch; the sum where an ART classifier's loss is one.
 
         Args:
             logits: (N, num_outputs), with gradient.
@@ -105,7 +108,7 @@ class Step:
         with torch.no_grad():
             hits = logits[:, : self.num_classes].argmax(dim=1) == self.y
             self.correct = hits.sum()
-        return soft_cross_entropy(logits, self.labels(logits))
+        return soft_cross_entropy(logits, self.labels(logits), self._reduction)
 
     def kl(self, p_logits: Tensor, q_logits: Tensor) -> Tensor:
         """Mean over the batch of KL(softmax(p_logits) || softmax(q_logits)).

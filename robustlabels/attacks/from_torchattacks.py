@@ -1,9 +1,8 @@
 """Every torchattacks attack by name: ``torchattacks:PGD``.
 
-Works around, without touching its files (torchattacks 3.5.1): model modes restored wrongly (a
-frozen batch norm comes back in train mode, an exception leaves eval mode), outputs that carry a
-graph (APGD, AutoAttack), a default number of classes of 10 (JSMA's can't be changed), and the
-global generator seeded with 0 by every attack with a ``seed`` (dropout would repeat itself).
+Works around what :mod:`robustlabels.attacks.ready_torchattacks` does, and besides: a default
+number of classes of 10, a default step that doesn't follow eps, and AutoAttack's seeds, which come
+from the clock.
 """
 
 from __future__ import annotations
@@ -14,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlabels.attacks.base import held_still
+from robustlabels.attacks.ready_torchattacks import (
+    L2,
+    SOFT,
+    ReadyTorchAttack,
+    in_one_line,
+    outputs_of,
+)
 from robustlabels.errors import BadValueError, UnknownNameError, missing_extra, nearest
 from robustlabels.threat import parse_eps
 
@@ -59,31 +64,6 @@ NAMES = [
 ]
 """The 37 attacks of torchattacks 3.5.1 (its two wrappers, MultiAttack and LGV, take attacks)."""
 
-_SOFT = frozenset(
-    [
-        "BIM",
-        "DIFGSM",
-        "EOTPGD",
-        "FFGSM",
-        "FGSM",
-        "MIFGSM",
-        "NIFGSM",
-        "PGD",
-        "PGDL2",
-        "PIFGSM",
-        "PIFGSMPP",
-        "RFGSM",
-        "SINIFGSM",
-        "TIFGSM",
-        "TPGD",
-        "UPGD",
-        "VANILA",
-        "VMIFGSM",
-        "VNIFGSM",
-    ]
-)
-_L2 = frozenset({"PGDL2", "PGDRSL2"})
-
 
 class TorchAttack:
     """A torchattacks attack under our protocol.
@@ -125,52 +105,27 @@ class TorchAttack:
                 self.params["alpha"] = default.default * self.eps / accepted[eps_name].default
         if "norm" in accepted:
             self.params.setdefault("norm", norm)
-        elif self.eps is not None and (norm == "L2") != (name in _L2):
+        elif self.eps is not None and norm != (own := "L2" if name in L2 else "Linf"):
             raise BadValueError(
-                f"torchattacks:{name} is an {'L2' if name in _L2 else 'Linf'} attack, not {norm}; "
-                "'pgd', 'torchattacks:APGD' and 'torchattacks:AutoAttack' do both"
+                f"torchattacks:{name} is an {own} attack, not {norm}; 'pgd', 'torchattacks:APGD' "
+                "and 'torchattacks:AutoAttack' do Linf and L2"
             )
         self.norm = norm
         self._wants_classes = "n_classes" in accepted and "n_classes" not in params
-        self._seeds = "seed" in accepted
-        self.takes_soft_labels = name in _SOFT and params.get("loss", "ce") == "ce"  # UPGD's
+        self._wants_seed = "seed" in accepted and accepted["seed"].default is None
+        self.takes_soft_labels = name in SOFT and params.get("loss", "ce") == "ce"  # UPGD's
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """See :class:`robustlabels.attacks.Attack`."""
-        if y.is_floating_point() and not self.takes_soft_labels:
-            raise BadValueError(
-                f"torchattacks:{self.name} takes class indices only; those that take soft labels: "
-                f"{', '.join(sorted(_SOFT))}"
-            )
-        if len(x) == 0:
-            return x.detach().clone()
-        devices = [x.device] if x.device.type == "cuda" else []
-        with (
-            held_still(model),
-            torch.enable_grad(),
-            torch.random.fork_rng(devices, enabled=self._seeds),
-        ):
-            params = dict(self.params)
-            classes = 0
-            if self._wants_classes or self.name == "JSMA":
-                with torch.no_grad():
-                    classes = model(x[:1]).shape[1]
-            if self._wants_classes:
-                params["n_classes"] = classes
-            try:
-                attack = self._factory(model, **params)
-                attack.set_device(x.device)
-                if self.name == "JSMA":
-                    attack.set_mode_targeted_by_function(lambda _, y: (y + 1) % classes, quiet=True)
-                x_adv: Tensor = attack(x, y)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                # What torchattacks can't do with these images or parameters, it says by a
-                # traceback from deep inside; `robustlabels doctor` lists what we know of.
-                raise BadValueError(
-                    f"torchattacks:{self.name} failed on inputs of shape {tuple(x.shape)} with "
-                    f"{self.params}: {' '.join(str(error).split())[:200]}"
-                ) from error
-        return x_adv.detach()
+        params = dict(self.params)
+        if self._wants_classes and len(x):
+            params["n_classes"] = outputs_of(model, x)
+        if self._wants_seed and "seed" not in params:
+            # Else AutoAttack takes its seeds from the clock, and no figure could be repeated.
+            params["seed"] = int(torch.randint(2**31, ()))
+        with in_one_line(f"torchattacks:{self.name}", x, self.params):
+            attack = self._factory(model, **params)
+        return ReadyTorchAttack(attack)(model, x, y)
 
     def __repr__(self) -> str:
         shown = "".join(f", {k}={v!r}" for k, v in self.params.items())

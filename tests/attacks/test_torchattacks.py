@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlabels import make_attack
-from robustlabels.attacks.from_torchattacks import _L2, _SOFT, NAMES, TorchAttack
+from robustlabels import make_attack, real_classes
+from robustlabels.attacks import ready_torchattacks
+from robustlabels.attacks.from_torchattacks import NAMES, TorchAttack
+from robustlabels.attacks.ready_torchattacks import L2, SOFT
+from robustlabels.errors import BadValueError
 
 torchattacks = pytest.importorskip("torchattacks")
 
@@ -75,7 +78,7 @@ def images(n: int = 3, channels: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def made(name: str, eps: float = 8 / 255, **more: Any) -> TorchAttack:
-    norm = "L2" if name in _L2 else "Linf"
+    norm = "L2" if name in L2 else "Linf"
     params = {"norm": norm, **FEW.get(name, {}), **more}
     attack = make_attack(f"torchattacks:{name}", eps, **params)
     assert isinstance(attack, TorchAttack)
@@ -117,7 +120,7 @@ def test_every_name_runs(name: str) -> None:
         assert not torch.equal(adv, x)
 
 
-EPS_BALL = [n for n in NAMES if n not in _L2 and TorchAttack(n, 0.1).eps is not None]
+EPS_BALL = [n for n in NAMES if n not in L2 and TorchAttack(n, 0.1).eps is not None]
 
 
 @pytest.mark.parametrize("name", EPS_BALL)
@@ -136,7 +139,7 @@ def test_eps_reaches_the_attack(name: str, eps: float) -> None:
         assert moved > eps / 3
 
 
-@pytest.mark.parametrize("name", sorted(_L2))
+@pytest.mark.parametrize("name", sorted(L2))
 def test_l2_attacks_stay_in_the_l2_ball(name: str) -> None:
     """The same, in L2."""
     x, y = images()
@@ -192,13 +195,13 @@ def test_three_need_three_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_which_take_soft_labels(name: str) -> None:
+def test_which_take_soft_labels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A one-hot row must give what the class index gives, or the name is not in the table; and a
     name that could be in it but isn't would be refused for no reason."""
     x, y = images()
     attack = made(name)
     soft = F.one_hot(y, K).float()
-    if name in _SOFT:
+    if name in SOFT:
         torch.manual_seed(0)
         hard = attack(net(), x, y)
         torch.manual_seed(0)
@@ -210,7 +213,7 @@ def test_which_take_soft_labels(name: str) -> None:
     assert "\n" not in str(caught.value)
     assert not attack.takes_soft_labels
     try:
-        attack.takes_soft_labels = True
+        monkeypatch.setattr(ready_torchattacks, "SOFT", {*SOFT, name})
         torch.manual_seed(0)
         hard = attack(net(), x, y)
         torch.manual_seed(0)
@@ -224,7 +227,7 @@ def test_which_take_soft_labels(name: str) -> None:
         assert torch.allclose(turned, hard, atol=1e-5), f"{name} takes soft labels"
 
 
-@pytest.mark.parametrize("name", sorted(_SOFT - {"TPGD", "VANILA"}))
+@pytest.mark.parametrize("name", sorted(SOFT - {"GN", "TPGD", "VANILA"}))
 def test_soft_labels_are_really_used(name: str) -> None:
     """An attack that argmaxes them would pass the test above."""
     x, y = images()
@@ -272,6 +275,16 @@ def test_seeded_attacks_leave_the_global_generator_alone(name: str) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_autoattacks_seeds_come_from_the_global_generator() -> None:
+    """torchattacks takes them from the clock: no figure could be repeated."""
+    (x, y), model, found = images(), net(), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(made("AutoAttack", 0.3)(model, x, y))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_unseeded_attacks_draw_from_the_global_generator() -> None:
     """Restored there too, every random start would be the same."""
     (x, y), model = images(), net()
@@ -302,9 +315,12 @@ def test_unknown_parameters() -> None:
             make_attack("torchattacks:PGD", 0.1, **{name: 1})
 
 
-@pytest.mark.parametrize(("name", "norm"), [("PGD", "L2"), ("PGDL2", "Linf"), ("TPGD", "L2")])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("PGD", "L2"), ("PGDL2", "Linf"), ("TPGD", "L2"), ("PGD", "L1"), ("PGDL2", "L1")],
+)
 def test_norm_mismatch(name: str, norm: str) -> None:
-    """An Linf attack in an L2 run would leave the ball by a factor of the image's size."""
+    """An Linf attack in an L2 or L1 run would leave the ball by a factor of the image's size."""
     with pytest.raises(ValueError, match=norm) as caught:
         make_attack(f"torchattacks:{name}", 0.1, norm)
     assert "\n" not in str(caught.value)
@@ -315,6 +331,32 @@ def test_bad_eps(eps: Any) -> None:
     """As everywhere."""
     with pytest.raises(ValueError, match="eps"):
         make_attack("torchattacks:PGD", eps)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "symptom"),
+    [
+        ("EADL1", {"max_iterations": 5}, "ZeroDivisionError"),
+        ("APGD", {"norm": "L1"}, "AssertionError"),
+        ("FAB", {"norm": "L1"}, "UnboundLocalError"),
+    ],
+)
+def test_whatever_torchattacks_raises_is_one_line(
+    name: str, params: dict[str, Any], symptom: str
+) -> None:
+    """It has no errors of its own: on the command line, any of these would be a traceback."""
+    x, y = images()
+    with pytest.raises(BadValueError, match=f"torchattacks:{name} failed.*{symptom}") as caught:
+        made(name, **params)(net(), x, y)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_the_models_own_errors_stay() -> None:
+    """They say already what is wrong; torchattacks had no part in it."""
+    x, y = images()
+    with pytest.raises(BadValueError, match=r"^the model must return logits"):
+        made("PGD")(real_classes(net(), K + 1), x, y)
 
 
 def test_an_empty_batch() -> None:

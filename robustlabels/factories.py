@@ -6,7 +6,8 @@ know of each other or of the plugin host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from robustlabels.errors import BadValueError
@@ -78,12 +79,15 @@ def make_scheme(name: str, num_classes: int, **params: Any) -> Any:
     made = build("schemes", name, params, num_classes=num_classes)
     from robustlabels.labels import complete
 
-    return complete(made, name)
+    with _named_source("schemes", name):
+        return complete(made, name)
 
 
 def make_trainer(name: str, **params: Any) -> Any:
     """A trainer by name; see :class:`robustlabels.training.Trainer`."""
-    return check_trainer(build("trainers", name, params), name)
+    made = build("trainers", name, params)
+    with _named_source("trainers", name):
+        return check_trainer(made, name)
 
 
 def check_trainer(trainer: Any, name: str) -> Any:
@@ -106,8 +110,9 @@ def make_attack(name: str, eps: float, norm: str = "Linf", **params: Any) -> Att
         **params: the attack's own.
     """
     attack: Attack = build("attacks", name, params, eps=eps, norm=norm)
-    if not callable(attack):
-        raise BadValueError(f"{name} is not an attack: {type(attack).__name__} is not callable")
+    with _named_source("attacks", name):
+        if isinstance(attack, type) or not callable(attack):
+            raise BadValueError(f"{name} is not an attack: {attack!r} is not callable")
     return attack
 
 
@@ -122,9 +127,14 @@ def make_model(
         input_shape: (C, H, W).
         **params: the architecture's own; ``mean`` and ``std`` put a normalisation layer inside.
     """
+    from torch import nn
+
     model: nn.Module = build(
         "models", name, params, num_classes=num_classes, input_shape=input_shape
     )
+    with _named_source("models", name):
+        if not isinstance(model, nn.Module):
+            raise BadValueError(f"{name} is not a model: {model!r} is no nn.Module")
     return model
 
 
@@ -136,5 +146,23 @@ def make_dataset(name: str, root: str | None = None, **params: Any) -> DataSet:
         root: the folder that holds the data, for those that are not embedded.
         **params: the data set's own.
     """
+    from robustlabels.data import DataSet
+
     data: DataSet = build("datasets", name, params, root=root)
+    with _named_source("datasets", name):
+        if not isinstance(data, DataSet):
+            raise BadValueError(f"{name} is not a data set: {data!r} is no robustlabels DataSet")
     return data
+
+
+@contextmanager
+def _named_source(kind: str, name: str) -> Iterator[None]:
+    """Add to the refusal of a third party's thing who registered it."""
+    try:
+        yield
+    except BadValueError as error:
+        plugin = host()[kind].owner(name)
+        if plugin.builtin:
+            raise
+        source = f"{plugin.distribution} {plugin.version}"
+        raise BadValueError(f"{error} (registered by {source})") from error

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from robustlabels.errors import BadValueError, UnknownNameError
-from robustlabels.plugins import PluginHost, PluginRecord, _selected, build
+from robustlabels.plugins import PluginHost, PluginRecord, build
+from robustlabels.plugins.discovery import _selected
 
 HEADER = "import robustlabels\nhookimpl = robustlabels.hookimpl\n"
 GOOD = """

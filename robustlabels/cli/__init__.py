@@ -1,7 +1,7 @@
 """The command line: one command a file; each parses, calls and prints.
 
 ``main`` is the one place that turns errors into exit codes: 0 on success, 2 with one line on
-bad input, and a traceback only for our own faults, or with ``--debug``.
+bad input or a plugin's fault, and a traceback only for our own faults, or with ``--debug``.
 """
 
 from __future__ import annotations
@@ -65,15 +65,18 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if debug:
             raise
-        _fail(str(error))
+        where = _in_plugin(error)
+        _fail(f"{error}{where and f' ({where})'}")
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
         _reader_left()
     except SystemExit as error:  # rich and typer make it of a broken pipe
-        if not isinstance(error.__context__, BrokenPipeError):
-            raise
-        _reader_left()
+        if isinstance(error.__context__, BrokenPipeError):
+            _reader_left()
+        if not debug:
+            _blame_plugin(error)
+        raise
     except Exception as error:
         code = _ended_by(error, debug)
     if code == INTERRUPTED:  # typer returns it where it has caught the interrupt itself
@@ -99,7 +102,28 @@ def _ended_by(error: Exception, debug: bool) -> int:
             return 2
         if not debug:
             _fail(message)
+    if not debug:
+        _blame_plugin(error)
     raise error
+
+
+def _in_plugin(error: BaseException) -> str:
+    """The place in a third party's code that an error came through, or ""."""
+    from robustlabels.plugins import loaded, provenance
+
+    return provenance(error, loaded()) or ""
+
+
+def _blame_plugin(error: BaseException) -> None:
+    """End with one line if a third party's plugin raised an error, or may have caused it."""
+    from robustlabels.plugins import loaded, shown, suspects
+
+    where = _in_plugin(error)
+    if where:
+        _fail(f"a plugin failed: {shown(error)} ({where}; --debug shows the traceback)")
+    others = suspects(loaded())
+    if others and isinstance(error, Exception):
+        _fail(f"{shown(error)} (perhaps the fault of {others}; --debug shows the traceback)")
 
 
 def _interrupted(error: BaseException | None) -> bool:

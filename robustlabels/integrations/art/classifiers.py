@@ -1,4 +1,4 @@
-"""ART's PyTorch classifiers with a labelled loss, virtual classes and one output for ``Sequential``.
+"""ART's PyTorch classifiers with a scheme in their loss, and with virtual classes.
 
 An object is given a subclass of its own class; ART's files and classes are left alone.
 """
@@ -20,11 +20,28 @@ from robustlabels.models import adapt_model
 from robustlabels.training.averaging import ExponentialAverage
 
 
+class _Plain:
+    """See :func:`become`."""
+
+
+class _Abstract(abc.ABC):  # noqa: B024
+    """See :func:`become`."""
+
+
 def become(thing: Any, mixin: type) -> None:
     """Put ``mixin`` in front of an object's class."""
     own = type(thing)
-    if not isinstance(thing, mixin):
-        thing.__class__ = type(own)(f"{own.__name__}", (mixin, own), {"__module__": own.__module__})
+    if isinstance(thing, mixin):
+        return
+    root = own
+    while root.__base__ not in (object, abc.ABC, None):
+        root = root.__base__
+    # Python lets an object change its class where both have one layout, which the first base's
+    # root decides: it must come from object, or from ABC, as the old one does.
+    first = _Abstract if root.__base__ is abc.ABC else _Plain
+    rest = own.__bases__[1:] if own.__bases__[0] is first else (own,)  # a second mixin
+    bases = (first, mixin, *rest)
+    thing.__class__ = type(own)(own.__name__, bases, {"__module__": own.__module__})
 
 
 class RealClassesOnly(abc.ABC):
@@ -42,8 +59,8 @@ class RealClassesOnly(abc.ABC):
         return output[:, : self.nb_classes], y
 
 
-class LabelledClassifier(abc.ABC):
-    """The loss is the scheme's inside a training step, and hard in every method that attacks use."""
+class LabelledClassifier:
+    """The loss is the scheme's inside a training step, and hard wherever attacks ask for it."""
 
     labelling: Labelling
     _model: Any
@@ -195,6 +212,8 @@ def widen(classifier: Any, scheme: Any) -> None:
 
 def _outputs(classifier: Any) -> int:
     """How many logits the model has."""
+    if hasattr(classifier.model, "ops"):  # ART's interval model; its forward depends on a mode
+        return int(classifier.model.ops[-1].weight.shape[0])
     mode = classifier._model.training
     try:
         x, _ = classifier._apply_preprocessing(

@@ -174,11 +174,8 @@ class Labelling:
     def attack_target(self) -> Array:
         """What the present batch's attack is given as y: one-hot, or what the scheme says."""
         batch = self._batch()
-        width = self.scheme.num_outputs
-        if self.soft_attack:
-            target = self.labels(None)
-        else:
-            target = hard_target(batch.y, batch.mix, width)
+        hard = hard_target(batch.y, batch.mix, self.scheme.num_outputs)
+        target = self.labels(None) if self.soft_attack else hard
         if not target.is_floating_point():
             target = one_hot(target, self.scheme.num_classes, torch.empty(0))
         return target.float().cpu().numpy()

@@ -6,7 +6,6 @@ and what they do with a batch is labelled on the way.
 
 from __future__ import annotations
 
-import abc
 import inspect
 import math
 from typing import Any
@@ -18,7 +17,7 @@ from robustlabels.integrations.art.numbered import Array, decode
 from robustlabels.labels.base import one_hot
 
 
-class LabelledTrainer(abc.ABC):
+class LabelledTrainer:
     """Numbers the labels on their way into ART's ``fit`` and ``fit_generator``."""
 
     labelling: Labelling
@@ -64,7 +63,7 @@ class AttackingTrainer(LabelledTrainer):
     """``AdversarialTrainer``: it attacks part of a batch, then calls the classifier's ``fit``."""
 
 
-class MadryTrainer(abc.ABC):
+class MadryTrainer:
     """``AdversarialTrainerMadryPGD``: its attack works on the whole batch, not on 32 at a time."""
 
     batch_size: int | None
@@ -162,8 +161,8 @@ class IntervalTrainer(LabelledTrainer):
     """``AdversarialTrainerCertifiedIBPPyTorch``: its classifier's two losses are labelled."""
 
 
-class LabelledAttack(abc.ABC):
-    """An ART attack in :class:`AttackingTrainer`: sees hard labels, and says which inputs it saw."""
+class LabelledAttack:
+    """An ART attack in :class:`AttackingTrainer`: it sees hard labels, and starts the batch."""
 
     labelling: Labelling
     estimator: Any

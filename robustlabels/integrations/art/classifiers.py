@@ -41,7 +41,8 @@ def become(thing: Any, mixin: type) -> None:
     first = _Abstract if root.__base__ is abc.ABC else _Plain
     rest = own.__bases__[1:] if own.__bases__[0] is first else (own,)  # a second mixin
     bases = (first, mixin, *rest)
-    thing.__class__ = type(own)(own.__name__, bases, {"__module__": own.__module__})
+    metaclass: Any = type(own)
+    thing.__class__ = metaclass(own.__name__, bases, {"__module__": own.__module__})
 
 
 class RealClassesOnly(abc.ABC):

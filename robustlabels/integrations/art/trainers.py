@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from robustlabels.integrations.art.classifiers import become
 from robustlabels.integrations.art.labelling import Labelling
 from robustlabels.integrations.art.numbered import Array, decode
 from robustlabels.labels.base import one_hot
@@ -39,6 +40,7 @@ class LabelledTrainer:
         named = given.arguments
         size = named.get("batch_size") or self.batch_size or len(x)
         epochs = named.get("nb_epochs") or self.nb_epochs or 1
+        _recognisable(named.get("scheduler"))
         with self.labelling.training(epochs, math.ceil(len(x) / size)):
             own(x, self.labelling.number(x, y), *args, **kwargs)
 
@@ -54,6 +56,7 @@ class LabelledTrainer:
         given = inspect.signature(own).bind(generator, *args, **kwargs)
         given.apply_defaults()
         epochs = given.arguments.get("nb_epochs") or 1
+        _recognisable(given.arguments.get("scheduler"))
         steps = math.ceil((generator.size or generator.batch_size) / generator.batch_size)
         with self.labelling.training(epochs, steps, generated=True):
             own(_Numbering(generator, self.labelling), *args, **kwargs)
@@ -200,6 +203,12 @@ class _Numbering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
+
+
+def _recognisable(scheduler: Any) -> None:
+    """ART asks for ``_LRScheduler``, which torch's own schedulers no longer are."""
+    if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        become(scheduler, torch.optim.lr_scheduler._LRScheduler)
 
 
 def _copied(classifier: Any) -> dict[str, torch.Tensor]:

@@ -46,22 +46,22 @@ class UnitRange:
         Raises:
             ValueError: another shape, or values outside the range.
         """
-        x = torch.as_tensor(np.asarray(x))
-        if tuple(x.shape[1:]) != self.shape:
-            raise BadValueError(f"{what} must be (N, {self.shape}), not {tuple(x.shape)}")
-        if len(x) and not (x.min() >= self.low and x.max() <= self.high):  # NaN fails too
+        unit = torch.as_tensor(np.asarray(x))
+        if tuple(unit.shape[1:]) != self.shape:
+            raise BadValueError(f"{what} must have inputs {self.shape}, not {tuple(unit.shape)}")
+        if len(unit) and not (unit.min() >= self.low and unit.max() <= self.high):  # NaN too
             raise BadValueError(
                 f"{what} must be in the classifier's clip_values [{self.low:g}, {self.high:g}], "
-                f"not in [{float(x.min()):g}, {float(x.max()):g}]"
+                f"not in [{float(unit.min()):g}, {float(unit.max()):g}]"
             )
         if not self.images:
-            x = x.reshape(len(x), -1, 1, 1)
-        if (self.low, self.high) == (0.0, 255.0) and x.dtype == torch.uint8:
-            return x  # the engine divides by 255 itself
-        x = x.to(torch.float32)
+            unit = unit.reshape(len(unit), -1, 1, 1)
+        if (self.low, self.high) == (0.0, 255.0) and unit.dtype == torch.uint8:
+            return unit  # the engine divides by 255 itself
+        unit = unit.to(torch.float32)
         if (self.low, self.high) != (0.0, 1.0):
-            x = ((x - self.low) / self.width).clamp_(0, 1)  # rounding
-        return x
+            unit = ((unit - self.low) / self.width).clamp_(0, 1)  # rounding
+        return unit
 
     def from_unit(self, x: Tensor) -> Tensor:
         """Back, with a graph: (N, C, H, W) -> (N, *shape)."""

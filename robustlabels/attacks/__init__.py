@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from robustlabels.attacks.base import Attack, held_still
 from robustlabels.attacks.fgsm import FGSM
+from robustlabels.attacks.from_art import ArtAttack, ArtAttackFamily
 from robustlabels.attacks.from_torchattacks import TorchAttack, TorchAttackFamily
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.attacks.pgd import PGD
 from robustlabels.hookspecs import Register, hookimpl
 from robustlabels.threat import parse_eps
 
-__all__ = ["FGSM", "PGD", "Attack", "AutoAttack", "TorchAttack", "held_still", "parse_eps"]
+__all__ = [
+    "FGSM",
+    "PGD",
+    "ArtAttack",
+    "Attack",
+    "AutoAttack",
+    "TorchAttack",
+    "held_still",
+    "parse_eps",
+]
 
 
 @hookimpl
 def register_attacks(register: Register) -> None:
-    """The native attacks, the official AutoAttack, and the torchattacks family."""
+    """The native attacks, the official AutoAttack, and the families of ART and torchattacks."""
     register("pgd", PGD)
     register("fgsm", FGSM)
     register("autoattack", AutoAttack)
+    register("art:", ArtAttackFamily())
     register("torchattacks:", TorchAttackFamily())

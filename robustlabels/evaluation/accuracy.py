@@ -78,7 +78,7 @@ def robust_accuracy(
         attack: sees the hard labels.
         x: (N, C, H, W) in [0, 1], N at least 1.
         y: int64 (N,).
-        batch_size: images at a time.
+        batch_size: images at a time; fewer where the attack has an ``at_a_time``.
         progress: called as ``progress(share, text)`` after each batch.
 
     Returns:
@@ -101,7 +101,9 @@ def robust_verdicts(
     device = device_of(model, x)
     robust, found = [], []
     done = survivors = 0
-    for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True):
+    # Slow attacks report more often.
+    size = min(batch_size, getattr(attack, "at_a_time", None) or batch_size)
+    for xb, yb in zip(x.split(size), y.split(size), strict=True):
         here, labels = xb.to(device), yb.to(device)
         with held_still(model), torch.autocast(device.type, enabled=False):
             x_adv = attack(model, here, labels).detach()

@@ -13,7 +13,7 @@ from robustlabels.errors import BadValueError
 from robustlabels.evaluation.context import Evaluation
 from robustlabels.plugins import build
 
-_SLOW, _QUICK = 200.0, 10.0  # what AutoAttack and another attack weigh in the progress
+_SLOW, _QUICK = 200.0, 10.0  # what slow attacks and others weigh in the progress
 
 Named = str | Mapping[str, Any]
 
@@ -49,7 +49,8 @@ def plan_attacks(
         else:
             raise BadValueError(f"attacks: {given!r} is neither a name, a table nor an attack")
         name = _fresh(label, names)
-        plans.append(Plan(name, attack, _SLOW if isinstance(attack, AutoAttack) else _QUICK))
+        slow = isinstance(attack, AutoAttack) or getattr(attack, "at_a_time", None)
+        plans.append(Plan(name, attack, _SLOW if slow else _QUICK))
     return plans
 
 

@@ -42,6 +42,8 @@ ALLOWED["evaluation"] = GROUND | THINGS
 ALLOWED["training"] = GROUND | THINGS | {"__version__"}
 ALLOWED["demo"] = GROUND | {"training", "evaluation"}
 ALLOWED["integrations"] = GROUND | THINGS | {"training"}
+ALLOWED["testing"] = GROUND | THINGS | {"training"}
+ALLOWED["plugin_template"] = {"errors", "runs", "__version__"}
 ALLOWED["cli"] = {*ALLOWED, "cli", "evaluation", "training", "demo", "__version__"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {
@@ -196,7 +198,7 @@ def test_no_file_is_long() -> None:
         "from robustlabels.cli import main; run('--help')",
         "from robustlabels.cli import main; run('--version')",
         "from robustlabels.cli import main; [run(c, '--help') for c in "
-        "('demo', 'train', 'evaluate', 'list', 'plugins', 'doctor')]",
+        "('demo', 'train', 'evaluate', 'list', 'plugins', 'new-plugin', 'doctor')]",
         "from robustlabels.cli import main; run('list', 'bogus'); run('trian')",
     ],
 )

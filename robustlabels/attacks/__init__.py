@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from robustlabels.attacks.base import Attack, held_still
 from robustlabels.attacks.fgsm import FGSM
+from robustlabels.attacks.foreign import as_attack
 from robustlabels.attacks.from_art import ArtAttack, ArtAttackFamily
 from robustlabels.attacks.from_torchattacks import TorchAttack, TorchAttackFamily
 from robustlabels.attacks.official_autoattack import AutoAttack
@@ -18,6 +19,7 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "TorchAttack",
+    "as_attack",
     "held_still",
     "parse_eps",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from robustlabels.attacks.base import Attack
+from robustlabels.attacks.ready_art import ReadyArtAttack, is_art_attack
+from robustlabels.attacks.ready_torchattacks import ReadyTorchAttack, is_torchattack
 from robustlabels.errors import BadValueError
 
 
@@ -15,18 +17,13 @@ def as_attack(attack: Any) -> Attack:
         attack: an attack of ours (returned as it is), or an object of torchattacks or of ART.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or it can't attack untargeted.
     """
-    packages = {cls.__module__.split(".")[0] for cls in type(attack).__mro__}
-    if "torchattacks" in packages:
-        from robustlabels.attacks.ready_torchattacks import ReadyTorchAttack
-
+    if is_torchattack(attack):
         return ReadyTorchAttack(attack)
-    if "art" in packages and hasattr(attack, "generate"):
-        from robustlabels.attacks.ready_art import ReadyArtAttack
-
+    if is_art_attack(attack):
         return ReadyArtAttack(attack)
     if isinstance(attack, type) or not callable(attack):
         raise BadValueError(f"attack must be a name, a table or an attack, not {attack!r}")
-    found: Attack = attack
-    return found
+    ours: Attack = attack
+    return ours

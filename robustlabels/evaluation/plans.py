@@ -8,6 +8,7 @@ from typing import Any
 
 from robustlabels import factories
 from robustlabels.attacks.base import Attack
+from robustlabels.attacks.foreign import as_attack
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.context import Evaluation
@@ -43,11 +44,9 @@ def plan_attacks(
             if label == "autoattack":
                 params = {"seed": seed, "batch_size": batch_size, **params}
             attack = factories.make_attack(label, eps, norm, **params)
-        elif callable(given):
-            attack = given
-            label = getattr(given, "__name__", type(given).__name__).lower()
         else:
-            raise BadValueError(f"attacks: {given!r} is neither a name, a table nor an attack")
+            attack = as_attack(given)
+            label = getattr(attack, "__name__", type(attack).__name__).lower()
         name = _fresh(label, names)
         slow = isinstance(attack, AutoAttack) or getattr(attack, "at_a_time", None)
         plans.append(Plan(name, attack, _SLOW if slow else _QUICK))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustlabels import __version__
-from robustlabels.attacks import Attack, held_still
+from robustlabels.attacks import Attack, as_attack, held_still
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, Split, TensorSplit
 from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning, RunError
@@ -216,9 +216,8 @@ def _scheme(config: Config, given: Given, data: DataSet, classes: int) -> Any:
 
 def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]:
     if given.attack is not None:
-        if not callable(given.attack):
-            raise BadValueError(f"attack must be a name, a table or an attack: {given.attack!r}")
-        eps = getattr(given.attack, "eps", None)
+        attack = as_attack(given.attack)
+        eps = getattr(attack, "eps", None)
         if eps is not None and eps != config.radius:
             warnings.warn(
                 f"the attack's eps is {eps}, and the run's {config.radius}: training uses the "
@@ -226,7 +225,7 @@ def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]
                 RobustLabelsWarning,
                 stacklevel=2,
             )
-        return given.attack, config
+        return attack, config
     named = config.attack or Named(name="pgd")
     defaults: dict[str, Any] = {}
     if named.name == "pgd" and hasattr(trainer, "attack_defaults"):

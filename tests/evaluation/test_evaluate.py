@@ -316,7 +316,7 @@ def test_an_evaluation_of_ones_own_sees_the_k_class_model_and_the_context(toy):
         ({"attacks": ["pdg"]}, KeyError, "pgd"),
         ({"attacks": [{"steps": 3}]}, ValueError, "a table needs a 'name'"),
         ({"attacks": [{"name": "pgd", "stepz": 3}]}, ValueError, "did you mean 'steps'"),
-        ({"attacks": [3]}, ValueError, "neither a name, a table nor an attack"),
+        ({"attacks": [3]}, ValueError, "must be a name, a table or an attack"),
         ({"evaluations": ["acuracy"]}, KeyError, "accuracy"),
         ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1"),
         ({"num_classes": 5}, ValueError, "has 6 classes, not 5"),

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlabels.attacks.foreign import as_attack
+from robustlabels.attacks import as_attack
+from robustlabels.attacks.ready_art import ReadyArtAttack, is_art_attack
 from robustlabels.data import DataSet, TensorSplit
 from robustlabels.errors import BadValueError, missing_extra
 from robustlabels.factories import make_attack, make_scheme
@@ -249,7 +250,7 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         eps = self.eps
         if eps is None and not isinstance(self.attack, str | Mapping):
             eps = getattr(self.attack, "eps", None)
-            if eps is not None and not _is_art(self.attack):  # of an attack on [0, 1]
+            if eps is not None and not is_art_attack(self.attack):  # of an attack on [0, 1]
                 return float(eps) * (1.0 if span is None else span.width)
         if eps is not None:
             return parse_eps(eps, "L2")
@@ -264,8 +265,8 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         if isinstance(attack, Mapping):
             table = dict(attack)
             return make_attack(table.pop("name"), radius, self.norm, **table)
-        if _is_art(attack):
-            return _OnUnits(as_attack(attack), self._classifier.model, span)
+        if is_art_attack(attack):
+            return _OnUnits(ReadyArtAttack(attack, scaled=False), self._classifier.model, span)
         return as_attack(attack)
 
     def _teacher(self, span: UnitRange) -> Any:
@@ -298,10 +299,6 @@ class _OnUnits:
 
 def _floating(unit: Tensor) -> Tensor:
     return unit.float() / 255 if unit.dtype == torch.uint8 else unit
-
-
-def _is_art(attack: Any) -> bool:
-    return hasattr(attack, "estimator") and hasattr(attack, "generate")
 
 
 def _channels_first(classifier: Any) -> bool:

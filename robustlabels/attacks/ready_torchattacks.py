@@ -2,9 +2,9 @@
 
 Works around, without touching its files (torchattacks 3.5.1): model modes restored wrongly (a
 frozen batch norm comes back in train mode, an exception leaves eval mode), outputs that carry a
-graph (APGD, AutoAttack), gradients left in the parameters (CW, JSMA and others), JSMA's ten
-classes, and the global generator seeded by every attack with a ``seed`` (dropout would repeat
-itself).
+graph (APGD, AutoAttack), gradients left in the parameters (CW, JSMA and others), images outside
+[0, 1] (EADEN, EADL1), JSMA's ten classes, targeted modes that ignore the target (PIFGSMPP, SPSA),
+and the global generator seeded by every attack with a ``seed`` (dropout would repeat itself).
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ SOFT = frozenset(
 """Attacks whose loss takes soft labels, or that look at no label (GN, TPGD, VANILA)."""
 
 L2 = frozenset({"PGDL2", "PGDRSL2"})
+DEAF = frozenset({"PIFGSMPP", "SPSA"})
+"""Attacks that ignore the target of their targeted mode."""
 
 
 class ReadyTorchAttack:
@@ -120,7 +122,9 @@ class ReadyTorchAttack:
                 if type(part).__name__ == "JSMA" and not part.targeted:
                     vars(part).update(_next_class(outputs_of(attacked, images)))
             x_adv: Tensor = attack(images, labels).detach().to(x.device)
-        return x_adv if x_adv.is_floating_point() else x_adv.to(x) / 255  # to_type(..., "int")
+        if not x_adv.is_floating_point():  # to_type(..., "int")
+            x_adv = x_adv.to(x) / 255
+        return x_adv.clamp(0, 1)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
@@ -147,6 +151,11 @@ class ReadyTorchAttack:
                     f"{self.name}: set_mode_targeted_by_label aims at the labels that it is given, "
                     "which are the true ones here; use set_mode_targeted_by_function, _random or "
                     "_least_likely"
+                )
+            if part.targeted and type(part).__name__ in DEAF:
+                raise BadValueError(
+                    f"{self.name}: torchattacks' {type(part).__name__} has a targeted mode, but "
+                    "aims at the true labels whatever the target; use it untargeted"
                 )
             if type(part).__name__ == "LGV" and not (self.transfer and part.list_models):
                 raise BadValueError(

@@ -297,6 +297,27 @@ def test_targets_by_label_are_refused() -> None:
             use()
 
 
+@pytest.mark.parametrize("name", ["PIFGSMPP", "SPSA"])
+def test_targeted_modes_that_ignore_the_target_are_refused(name: str) -> None:
+    """These two then maximise the true label's logit: the figure would be the clean accuracy. If
+    torchattacks mends them, the first half fails and they can be let in."""
+    model = net()
+    x, y = images(model)
+    attack = getattr(torchattacks, name)(model)
+    seen = []
+    for shift in (1, 2):
+        attack.set_mode_targeted_by_function(lambda x, y, s=shift: (y + s) % K, quiet=True)
+        seen.append(seeded(attack, x, y))
+    assert torch.equal(*seen)
+    with torch.no_grad():
+        assert F.cross_entropy(model(seen[0]), y) < F.cross_entropy(model(x), y)
+    for given in (attack, torchattacks.MultiAttack([attack, torchattacks.FGSM(model)])):
+        with pytest.raises(BadValueError, match="aims at the true labels"):
+            ReadyTorchAttack(given)
+    attack.set_mode_default()
+    assert ReadyTorchAttack(attack).mode == "default"
+
+
 @pytest.mark.parametrize("classes", [3, 13])
 def test_jsma_knows_the_number_of_classes(classes: int) -> None:
     """It aims at (y + 1) % 10: an IndexError with fewer, and with more never the higher ones."""
@@ -349,6 +370,20 @@ def test_who_takes_soft_labels() -> None:
 
 
 # As our attack.
+
+
+@pytest.mark.parametrize("name", ["EADEN", "EADL1"])
+def test_images_are_in_the_unit_range(name: str) -> None:
+    """EAD's first step changes, in place, the images that the rest is measured from: with a large
+    constant they leave [0, 1], and with them what the attack returns."""
+    model = net()
+    x, y = images(model)
+    attack = getattr(torchattacks, name)(
+        model, initial_const=100, lr=0.1, max_iterations=10, binary_search_steps=1
+    )
+    raw = attack(x, y)
+    assert raw.max() > 1.01 or raw.min() < -0.01
+    assert torch.equal(ReadyTorchAttack(attack)(model, x, y), raw.clamp(0, 1))
 
 
 def test_integer_images_come_back_as_floats() -> None:

@@ -131,11 +131,15 @@ def _unique(
 
 
 def _dist(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    # An interrupted uninstall leaves a dist-info without METADATA, so without name and version.
-    dist = entry_point.dist
-    if dist is None or not dist.metadata["Name"]:
-        return "unknown", "0"
-    return dist.name, dist.version
+    # An interrupted uninstall leaves a dist-info without METADATA, so without name and version;
+    # a disk error, one that is no text.
+    try:
+        dist = entry_point.dist
+        if dist is not None and dist.metadata["Name"]:
+            return dist.name, dist.version
+    except (OSError, ValueError):
+        pass
+    return "unknown", "0"
 
 
 def _lacking(entry_point: importlib.metadata.EntryPoint, record: PluginRecord) -> str | None:

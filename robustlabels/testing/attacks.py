@@ -121,7 +121,7 @@ def _box(case: AttackCase) -> None:
 def _ball(case: AttackCase) -> None:
     x, x_adv = case.run()
     if case.bounded:
-        away = float((x_adv - x).flatten(1).double().norm(p=ORDER[case.norm], dim=1).max())
+        away = float((x_adv - x).detach().flatten(1).double().norm(p=ORDER[case.norm], dim=1).max())
         require(away <= case.eps + 1e-5, f"{case.norm} distance {away:.4g}, with eps {case.eps:g}")
 
 

@@ -34,6 +34,7 @@ ALLOWED = {
     "factories": {*BOTTOM, "plugins", "labels", "attacks", "models", "data"},
     "loading": {*BOTTOM, "runs", "config", "factories"},
     "report": {*BOTTOM, "runs", "config"},
+    "leaderboard": {"errors", "threat", "runs"},
     "doctor": {*BOTTOM, "runs", "plugins"},
 }
 GROUND = {*BOTTOM, "threat", "plugins", "config", "runs", "factories", "loading"}
@@ -198,8 +199,9 @@ def test_no_file_is_long() -> None:
         "from robustlabels.cli import main; run('--help')",
         "from robustlabels.cli import main; run('--version')",
         "from robustlabels.cli import main; [run(c, '--help') for c in "
-        "('demo', 'train', 'evaluate', 'list', 'plugins', 'new-plugin', 'doctor')]",
+        "('demo', 'train', 'evaluate', 'leaderboard', 'list', 'plugins', 'new-plugin', 'doctor')]",
         "from robustlabels.cli import main; run('list', 'bogus'); run('trian')",
+        "from robustlabels.cli import main; run('leaderboard')",
     ],
 )
 def test_what_is_slow_is_not_imported_early(what: str) -> None:

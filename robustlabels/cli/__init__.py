@@ -14,7 +14,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from robustlabels import __version__
-from robustlabels.cli import demo, doctor, evaluate, listing, new_plugin, plugins, train
+from robustlabels.cli import (
+    demo,
+    doctor,
+    evaluate,
+    leaderboard,
+    listing,
+    new_plugin,
+    plugins,
+    train,
+)
 from robustlabels.errors import RobustLabelsWarning, UserError
 
 INTERRUPTED = 130
@@ -29,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, evaluate, listing, plugins, new_plugin, doctor):
+for command in (demo, train, evaluate, leaderboard, listing, plugins, new_plugin, doctor):
     command.add_to(app)
 
 

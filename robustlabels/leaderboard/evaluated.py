@@ -1,0 +1,114 @@
+"""What ``evaluation.json`` says, and the RUN folder beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from robustlabels.errors import RunError
+from robustlabels.leaderboard.snapshot import Share, explain
+from robustlabels.runs import CONFIG, SUMMARY, RunFolder, read_json
+
+# What the official AutoAttack's standard version is made of (Croce & Hein 2020).
+STANDARD = {"apgd-ce", "apgd-t", "fab-t", "square"}
+TOLERANCE = 1e-9
+
+
+class _Clean(BaseModel):
+    top1: Share
+
+
+class Attacked(BaseModel):
+    """One attack's part of an evaluation."""
+
+    robust_accuracy: Share
+    params: dict[str, Any] = {}
+    per_attack: dict[str, float] | None = None
+    flags: list[str] = []
+
+
+class Audit(BaseModel):
+    """The audit's part of an evaluation, where one was run."""
+
+    consistent: bool
+    verdict: str
+
+
+class Evaluation(BaseModel):
+    """The fields of :func:`robustlabels.evaluate` and ``robustlabels evaluate`` that count here."""
+
+    dataset: str
+    norm: str
+    eps: Annotated[float, Field(gt=0, lt=float("inf"))]
+    n: Annotated[int, Field(ge=1)]
+    indices: list[int]
+    num_classes: int
+    virtual_classes: int = 0
+    clean: _Clean
+    attacks: dict[str, Attacked]
+    robust_accuracy: Share | None
+    note: str = ""
+    audit: Audit | None = None
+    run: str | None = None
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+    @property
+    def official(self) -> Attacked | None:
+        """AutoAttack's standard version at the evaluation's own radius; the worst of several."""
+        found = [a for a in self.attacks.values() if self._is_official(a)]
+        return min(found, key=lambda a: a.robust_accuracy, default=None)
+
+    def _is_official(self, attack: Attacked) -> bool:
+        eps, norm = attack.params.get("eps"), attack.params.get("norm")
+        return (
+            attack.params.get("version") == "standard"
+            and set(attack.per_attack or ()) == STANDARD
+            and isinstance(eps, int | float)
+            and abs(eps - self.eps) <= TOLERANCE
+            and norm == self.norm
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation, and its run as far as that is at hand.
+
+    Attributes:
+        evaluation: what was measured.
+        run: run.json, or None without a run.
+        model: the name of its model, or None where that was given from Python.
+    """
+
+    evaluation: Evaluation
+    run: dict[str, Any] | None
+    model: str | None
+
+
+def read_judged(evaluation: Mapping[str, Any] | str | Path) -> Judged:
+    """An evaluation from its file, or as :func:`robustlabels.evaluate` returns it.
+
+    The run is the folder that the file lies in, else the one that it names.
+
+    Raises:
+        RuntimeError: a missing file, one that is no evaluation, or a broken run beside it.
+    """
+    path = Path(evaluation) if isinstance(evaluation, str | Path) else None
+    facts = evaluation if path is None else read_json(path)
+    try:
+        found = Evaluation.model_validate(facts)
+    except ValidationError as error:
+        what = "the mapping" if path is None else path
+        raise RunError(f"{what} is not an evaluation of robustlabels: {explain(error)}") from None
+    folders = [path.parent] if path is not None else []
+    folders += [Path(found.run)] if found.run else []
+    for folder in folders:
+        if (folder / CONFIG).is_file() and (folder / SUMMARY).is_file():
+            run = RunFolder(folder)
+            given = "model" in run.summary.get("opaque", ())
+            return Judged(found, run.summary, None if given else run.config.model.name)
+    return Judged(found, None, None)

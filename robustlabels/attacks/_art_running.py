@@ -1,9 +1,10 @@
 """How attacks of ART are run: silently, repeatably, and with errors in one line.
 
-Works around, without touching its files (ART 1.20.1): random generators that nobody can seed
-(Boundary, HopSkipJump), ``np.mat`` that numpy 2 lacks and a file written where one stands (GeoDA),
-a package that ART does not declare (AutoAttack), progress bars that no parameter silences
-(AutoAttack, UniversalPerturbation), and attacks that remember their first batch (Spatial).
+Works around, without touching its files (ART 1.20.1): random generators that nobody can seed and
+float64 inputs for float32 models (BoundaryAttack, HopSkipJump), ``np.mat``, which numpy 2 lacks,
+and a file written where one stands (GeoDA), a package that ART does not declare (AutoAttack),
+progress bars that no parameter silences (AutoAttack, UniversalPerturbation), and attacks that
+remember their first batch (SpatialTransformation).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def generate(attack: Any, member: Member, x: Tensor, y: Tensor, quiet: bool = Tr
     inputs = _array(x)
     rows = y if y.is_floating_point() else F.one_hot(y, attack.estimator.nb_classes)
     labels = _array(rows) if member.labels else None
-    with ExitStack() as stack:
+    with ExitStack() as stack, np.errstate(all="ignore"):
         for cls in type(attack).__mro__:
             stack.enter_context(_mended(cls))
         if x.device.type == "cuda":
@@ -68,11 +69,28 @@ def _fresh(attack: Any, quiet: bool) -> Any:
         twin.verbose = False
     if quiet and getattr(twin, "attacker", "fgsm") != "fgsm":  # UniversalPerturbation's; fgsm: none
         twin.attacker_params = {"verbose": False} | (twin.attacker_params or {})
+    if type(twin).__name__ in _DOUBLE:
+        twin._estimator = copy.copy(twin.estimator)
+        predict = twin._estimator.predict
+        twin._estimator.predict = lambda x, *a, **k: predict(x.astype(np.float32), *a, **k)
     if hasattr(getattr(twin, "_attack", None), "generate"):  # of others it is a method
         twin._attack = _fresh(twin._attack, quiet)
     if getattr(twin, "attacks", None):
         twin.attacks = [_fresh(a, quiet) for a in twin.attacks]
     return twin
+
+
+_DOUBLE = ("BoundaryAttack", "BrendelBethgeAttack", "HopSkipJump")  # with numpy 2: float64 inputs
+_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @contextmanager
@@ -86,7 +104,7 @@ def in_one_line(name: str, where: str) -> Iterator[None]:
         raise MissingExtraError(
             f"{name} needs {error.name}, which ART does not bring: run  pip install {error.name}"
         ) from error
-    except Exception as error:
+    except _ERRORS as error:
         text = " ".join(str(error).split())[:200]
         raise BadValueError(f"{name} failed {where}: {type(error).__name__}: {text}") from error
 

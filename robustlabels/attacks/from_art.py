@@ -51,9 +51,8 @@ class ArtAttack:
             if name in LEFT_OUT or name in READY_ONLY:
                 why = {**LEFT_OUT, **READY_ONLY}[name]
                 raise UnknownNameError(f"art:{name} can't be used by name: {why}")
-            raise UnknownNameError(
-                f"unknown attack 'art:{name}'; {nearest(f'art:{name}', ArtAttackFamily.members)}"
-            )
+            wanted, known = f"art:{name}", [f"art:{n}" for n in MEMBERS]
+            raise UnknownNameError(f"unknown attack {wanted!r}; {nearest(wanted, known)}")
         try:
             import art.attacks.evasion
         except ImportError as error:

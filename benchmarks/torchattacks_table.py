@@ -5,7 +5,7 @@
 
 Three small networks with 10 classes and 10 virtual ones are trained for seconds on scikit-learn's
 digits: 1x32x32 and 3x32x32 (enlarged and tinted) and 3x8x8. Every cell is what happened when
-torchattacks was called; the attacks' budgets are small, so the counts say nothing of their strength.
+torchattacks was called; the budgets are small, so the counts say nothing of an attack's strength.
 With --data DIR, the 3x32x32 network is trained on the JPEG copy of CIFAR-10 in DIR instead.
 """
 
@@ -15,6 +15,7 @@ import argparse
 import copy
 import importlib.metadata
 import inspect
+import platform
 import random
 import re
 import sys
@@ -40,6 +41,7 @@ K, V, N = 10, 10, 6
 RADII = {"Linf": 0.1, "L2": 4.0, "L1": 40.0}
 # Enough to see what an attack does, not how strong it is.
 BUDGETS: dict[str, dict[str, Any]] = {
+    "AutoAttack": {"seed": 0},  # its default comes from the clock
     "EADEN": {"max_iterations": 20, "binary_search_steps": 6},
     "EADL1": {"max_iterations": 20, "binary_search_steps": 6},
     "JSMA": {"gamma": 0.003},
@@ -97,9 +99,10 @@ class Outcome:
         return bool(((adv >= 0) & (adv <= 1)).all())  # NaN is neither
 
     def same(self, other: Outcome) -> bool:
+        """All but a hundredth of the values: rounding may turn the sign of a gradient near 0."""
         if self.x_adv is None or other.x_adv is None:
             return False
-        return torch.allclose(self.x_adv, other.x_adv, atol=1e-4)
+        return float(((self.x_adv - other.x_adv).abs() > 1e-3).float().mean()) < 0.01
 
 
 def called(
@@ -111,14 +114,14 @@ def called(
     seed: int = 0,
     **params: Any,
 ) -> Outcome:
-    """One attack, made and called as a torchattacks user would."""
+    """One attack, made and called as a torchattacks user would; eps where it has one."""
     for generator in (torch.manual_seed, np.random.seed, random.seed):
         generator(seed)
     kind = getattr(torchattacks, name)
     accepted = inspect.signature(kind.__init__).parameters
     params = {**BUDGETS.get(name, {}), **params}
-    for radius in {"eps", "max_epsilon"} & set(accepted):
-        params.setdefault(radius, RADII["L2" if name in ("PGDL2", "PGDRSL2") else "Linf"])
+    eps = params.pop("eps", RADII["L2" if name in ("PGDL2", "PGDRSL2") else "Linf"])
+    params |= dict.fromkeys({"eps", "max_epsilon"} & set(accepted), eps)
     try:
         attack = kind(model, **params)
         if set_up is not None:
@@ -129,7 +132,7 @@ def called(
 
 
 def row(name: str, grey: Subject, colour: Subject, small: Subject) -> list[str]:
-    """Every cell of one attack; what doesn't depend on the images' size is measured on small ones."""
+    """Every cell of one attack; what does not depend on the images is measured on small ones."""
     remarks: list[str] = []
     shapes = {"1 channel": grey, "3 channels": colour, "8x8": small}
     plain = {shown: called(name, s.deployed, s.x, s.y) for shown, s in shapes.items()}
@@ -163,19 +166,18 @@ def radius(name: str, subject: Subject, remarks: list[str]) -> tuple[str, str]:
     if not {"eps", "max_epsilon"} & set(accepted):
         return NONE, NONE
     found, inside = [], []
+    orders = {"L1": 1.0, "L2": 2.0, "Linf": torch.inf}
     for norm in RADII if "norm" in accepted else [""]:
-        if norm:
-            given: dict[str, Any] = {"norm": norm, "eps": RADII[norm]}
-        else:
-            given = {next(p for p in ("eps", "max_epsilon") if p in accepted): RADII["Linf"]}
-        outcome = called(name, subject.deployed, subject.x, subject.y, **given)
+        eps = RADII[norm or "Linf"]
+        given = {"norm": norm} if norm else {}
+        outcome = called(name, subject.deployed, subject.x, subject.y, eps=eps, **given)
         if outcome.x_adv is None:
-            if "AssertionError" not in outcome.error:  # that is a norm that it doesn't claim to have
+            if (
+                "AssertionError" not in outcome.error
+            ):  # that is a norm that it doesn't claim to have
                 remarks.append(f"norm={norm!r}: {outcome.error}")
             continue
-        eps = float(*{v for k, v in given.items() if k != "norm"})
         away = (outcome.x_adv.detach() - subject.x).flatten(1).double()
-        orders = {"L1": 1.0, "L2": 2.0, "Linf": torch.inf}
         fits = [n for n, p in orders.items() if away.norm(p, dim=1).max() <= eps + 1e-5]
         inside.append(norm in fits if norm else bool(fits))
         found += [norm or fits[0]] if inside[-1] else []
@@ -245,10 +247,10 @@ def virtual_only(name: str, subject: Subject) -> int:
 
 
 def other_classes(name: str, subject: Subject, remarks: list[str]) -> None:
-    """The network cut to 4 classes, with the attack's own defaults."""
+    """The network cut to 4 classes, with the attack's own defaults and an eps that fools nobody."""
     few = subject.y < 4
-    outcome = called(name, subject.cut(4), subject.x[few], subject.y[few])
-    if outcome.error and called(name, subject.cut(K), subject.x[few], subject.y[few]).x_adv is not None:
+    outcome = called(name, subject.cut(4), subject.x[few], subject.y[few], eps=1e-4)
+    if outcome.error:
         remarks.append(f"4 classes: {outcome.error}")
 
 
@@ -259,11 +261,8 @@ def generator(name: str, subject: Subject, remarks: list[str]) -> None:
         called(name, subject.deployed, subject.x, subject.y, seed=seed)
         return torch.get_rng_state()
 
-    one, two, again = after(1), after(2), after(1)
-    if torch.equal(one, two):
+    if torch.equal(after(1), after(2)):
         remarks.append("seeds torch's generator")
-    elif not torch.equal(one, again):
-        remarks.append("seeds torch's generator from the clock")
 
 
 def yes(what: bool) -> str:
@@ -275,9 +274,8 @@ def yes(what: bool) -> str:
 
 def subjects(data: str | None = None) -> tuple[Subject, Subject, Subject]:
     """Trained networks and their images."""
-    digits = rl.make_dataset("digits")
-    x, y = digits.train_split().x, digits.train_split().y
-    given = [(enlarged(x, shape), y) for shape in ((1, 32), (3, 32), (3, 8))]
+    digits = rl.make_dataset("digits").train_split()
+    given = [(enlarged(digits.x, shape), digits.y) for shape in ((1, 32), (3, 32), (3, 8))]
     if data is not None:
         split = rl.make_dataset("cifar10-jpeg75", data).train_split()
         some = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:4000]
@@ -370,16 +368,15 @@ def main() -> int:
     parser.add_argument("--data", help="folder with cifar10-jpeg75-*.npz")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    start = time.perf_counter()
+    start = time.process_time()
     networks = subjects(args.data)
     rows = [row(name, *networks) for name in NAMES]
     counts = example()
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torchattacks", "torch"))
-    python = ".".join(map(str, sys.version_info[:3]))
     images = "the JPEG copy of CIFAR-10" if args.data else "digits"
     note = (
-        f"Measured with {versions}, Python {python}, on one core in "
-        f"{time.perf_counter() - start:.0f} s; 3x32x32: {images}."
+        f"Measured with {versions}, Python {platform.python_version()}, in "
+        f"{time.process_time() - start:.0f} s on one core; 3x32x32: {images}."
     )
     tables = {
         "attacks": f"{table(COLUMNS, rows)}\n\n{note}\n",

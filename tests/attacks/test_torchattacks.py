@@ -182,6 +182,20 @@ def test_one_channel(name: str) -> None:
     assert made(name, 0.3)(net(1), x, y).shape == x.shape
 
 
+@pytest.mark.parametrize("size", [8, 12, 14, 18, 19, 24, 28, 32])
+def test_square_with_l2_fails_on_some_sizes(size: int) -> None:
+    """torchattacks' own limit; docs/torchattacks.md has the sizes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, K))
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    y = model(x).argmax(dim=1)
+    attack = make_attack("torchattacks:Square", 0.01, "L2", n_queries=20)
+    if size in (8, 28, 32):
+        assert attack(model, x, y).shape == x.shape
+    else:
+        with pytest.raises(BadValueError, match="RuntimeError"):
+            attack(model, x, y)
+
+
 @pytest.mark.parametrize("name", sorted(COLOUR_ONLY))
 def test_three_need_three_channels(name: str) -> None:
     """torchattacks' own limit (a fixed depthwise kernel): if this passes one day, say so in the

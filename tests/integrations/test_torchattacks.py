@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 import robustlabels as rl
 from robustlabels.attacks.from_torchattacks import NAMES
+from robustlabels.attacks.ready_torchattacks import DEAF, L2, SOFT
 from robustlabels.errors import BadValueError, RunError
 from robustlabels.integrations.torchattacks import for_torchattacks
 from robustlabels.models.normalize import Normalize
@@ -312,3 +316,86 @@ def test_it_imports_no_torchattacks() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+# The page.
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """benchmarks/torchattacks_table.py, which writes the page's tables."""
+    path = Path(__file__).parents[2] / "benchmarks" / "torchattacks_table.py"
+    spec = importlib.util.spec_from_file_location("torchattacks_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(
+        spec
+    )  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_runs(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code, as it stands there, and what it says of it."""
+    monkeypatch.chdir(tmp_path)
+    shown: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", script.PAGE.read_text(), re.DOTALL):
+        exec(block, shown)
+    model, x, x_adv = shown["model"], shown["x"], shown["x_adv"]
+    assert model(x_adv).shape == (100, 10)
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    clean = [torch.equal(shown["y"], m(x).argmax(dim=1)) for m in (model, shown["run"].model)]
+    assert clean == [False, False]
+    attacks = shown["found"]["attacks"]
+    assert list(attacks) == [
+        "torchattacks:multiattack",
+        "torchattacks:pgd",
+        "torchattacks:pgd-2",
+        "torchattacks:CW",
+    ]
+    robust = {name: a["robust_accuracy"] for name, a in attacks.items()}
+    assert robust["torchattacks:multiattack"] < robust["torchattacks:pgd"]
+    assert attacks["torchattacks:pgd-2"]["params"]["transfer"]
+
+
+def test_the_pages_table_is_whole(script: ModuleType) -> None:
+    """Each attack that torchattacks exports, once, with every cell."""
+    rows = script.parsed(script.PAGE.read_text(), "attacks")
+    wrappers = {"LGV", "MultiAttack"}
+    assert [r["attack"] for r in rows] == sorted(set(torchattacks.__all__) - wrappers)
+    assert all(list(r) == script.COLUMNS for r in rows)
+    assert all(r[c] for r in rows for c in script.STABLE)
+
+
+def test_the_code_knows_what_the_table_says(script: ModuleType) -> None:
+    """Soft labels are let through, and deaf targeted modes refused, by lists in the code: a table
+    that was measured again and a list that was not would disagree."""
+    rows = script.parsed(script.PAGE.read_text(), "attacks")
+
+    def named(column: str, *cells: str) -> set[str]:
+        return {r["attack"] for r in rows if r[column] in cells}
+
+    assert named("soft labels", "yes", "ignores labels") == SOFT
+    assert named("targeted", "no") == DEAF
+    assert named("eps", "L2") == L2
+    assert named("virtual classes", "yes") == set(NAMES)
+    assert named("3 channels", "yes") == named("8x8", "yes") == set(NAMES)
+
+
+def test_the_pages_count_of_virtual_classes(script: ModuleType) -> None:
+    """The example must show what it is there for: the middle column overestimates the last one."""
+    rows = script.parsed(script.PAGE.read_text(), "virtual")
+    for row in rows:
+        raw, between, real = map(float, list(row.values())[1:])
+        assert raw < real <= between
+    assert between > real + 0.2
+
+
+def test_the_tables_are_found_and_replaced(script: ModuleType) -> None:
+    """The script rewrites the page: text outside the markers must stay."""
+    page = script.PAGE.read_text()
+    head, _, tail = script.between(page, "attacks")
+    rows = script.parsed(page, "attacks")
+    again = head + script.table(script.COLUMNS, [list(r.values()) for r in rows]) + "\n" + tail
+    assert script.parsed(again, "attacks") == rows
+    assert script.parsed(again, "virtual") == script.parsed(page, "virtual")

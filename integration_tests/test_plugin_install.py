@@ -1,14 +1,21 @@
-"""A third party's plugin, really installed with pip into a fresh environment, and used."""
+"""Third parties' plugins, really installed with pip into a fresh environment: a good one among
+broken ones of every kind, the template, and the tutorial's."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.install
+ROOT = Path(__file__).parents[1]
 
 PYPROJECT = """
 [build-system]
@@ -59,18 +66,213 @@ def register_schemes(register):
 '''
 
 
+# Distribution: what is wrong with it, and what is reported of it on stderr when it is found.
+HOOK = "import robustlabels\n\n\n@robustlabels.hookimpl\ndef register_schemes(register):\n    "
+BROKEN: dict[str, tuple[str, str | None]] = {
+    "broken-import": ("1 / 0\n", "skipped: ZeroDivisionError: division by zero"),
+    "broken-registration": (
+        f"{HOOK}register('half-done', dict)\n    raise RuntimeError('no licence')\n",
+        "skipped: RuntimeError: no licence",
+    ),
+    "taken-name": (
+        f"{HOOK}register('vs', dict)\n",
+        "label scheme 'vs' is already registered by 'robustlabels'; 'taken-name' cannot replace "
+        "it (reach it as 'taken-name:vs')",
+    ),
+    "too-new": (
+        f"{HOOK}register('from-the-future', dict)\n",
+        "skipped: needs robustlabels>=999, and this is robustlabels ",
+    ),
+    "no-scheme": (f"{HOOK}register('no-scheme', dict)\n", None),
+    "broken-use": (
+        f"{HOOK}register('broken-use', Fails)\n\n\nclass Fails:\n    needs = frozenset()\n\n"
+        "    def __init__(self, num_classes):\n"
+        "        self.num_classes = self.num_outputs = num_classes\n\n"
+        "    def labels(self, y, **given):\n        return given['no such thing']\n",
+        None,
+    ),
+}
+
+
 @pytest.fixture(scope="module")
-def environment(make_environment: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory):
-    """A fresh environment with the plugin in it, installed from its folder as a user would."""
-    source = tmp_path_factory.mktemp("shy-labels")
-    (source / "pyproject.toml").write_text(PYPROJECT)
-    (source / "shy_labels.py").write_text(MODULE)
-    fresh = make_environment("fresh")
-    before = fresh.python("import robustlabels as rl; print(*rl.list_schemes())")
+def fresh(
+    make_environment: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Any]:
+    """Makes environments with robustlabels in them, by ``pip install .`` of a copy."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs")
+    source = shutil.copytree(ROOT, tmp_path_factory.mktemp("checkout") / "source", ignore=ignored)
+
+    def make(name: str) -> Any:
+        environment = make_environment(name)
+        environment.run("python", "-m", "pip", "install", "--no-deps", str(source))
+        return environment
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def environment(fresh: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A fresh environment with all of them in it, installed from their folders as users would."""
+    folder = tmp_path_factory.mktemp("plugins")
+    sources = {"shy-labels": (PYPROJECT, MODULE)}
+    for name, (code, _) in BROKEN.items():
+        module = name.replace("-", "_")
+        text = PYPROJECT.replace("shy-labels", name).replace("shy_labels", module)
+        if name == "too-new":
+            text = text.replace('"robustlabels"', '"robustlabels>=999"')
+        sources[name] = text, code
+    for name, (pyproject, code) in sources.items():
+        (folder / name).mkdir()
+        (folder / name / "pyproject.toml").write_text(pyproject)
+        (folder / name / f"{name.replace('-', '_')}.py").write_text(code)
+    made = fresh("fresh")
+    before = made.python("import robustlabels as rl; print(*rl.list_schemes())")
     assert "shy-hot" not in before.split()
     assert "vs" in before.split()
-    fresh.run("python", "-m", "pip", "install", str(source))
-    return fresh
+    made.run("python", "-m", "pip", "install", str(folder / "shy-labels"))
+    # pip itself would refuse the one that is too new.
+    broken = [str(folder / name) for name in BROKEN]
+    made.run("python", "-m", "pip", "install", "--no-deps", *broken)
+    return made
+
+
+def test_each_broken_one_is_reported_and_the_others_are_there(environment: Any) -> None:
+    """pluggy's own loader would end at the first one. A line each on stderr, no traceback; and all
+    names that are left."""
+    done = environment.run("robustlabels", "list", "schemes", "--json")
+    lines = done.stderr.splitlines()
+    for name, (_, report) in BROKEN.items():
+        mine = [line for line in lines if f" of {name} 0.3.1: " in line]
+        assert len(mine) == (report is not None), done.stderr
+        assert report is None or report in mine[0]
+    assert len(lines) == 4
+    brought = {row["name"]: row["distribution"] for row in json.loads(done.stdout)}
+    assert brought["vs"] == "robustlabels"
+    assert brought["shy-hot"] == "shy-labels"
+    assert brought["no-scheme"] == "no-scheme"
+    assert not {"half-done", "from-the-future"} & set(brought)
+    listed = environment.run("robustlabels", "plugins", "--json")
+    status = {row["distribution"]: row["status"] for row in json.loads(listed.stdout)}
+    assert status == {
+        "robustlabels": "ok",
+        "shy-labels": "ok",
+        "broken-import": "skipped",
+        "broken-registration": "skipped",
+        "taken-name": "error",
+        "too-new": "skipped",
+        "no-scheme": "ok",
+        "broken-use": "ok",
+    }
+
+
+QUICK = ("train", "--model", "linear", "--trainer", "standard", "--epochs", "1", "--device", "cpu")
+
+
+def test_it_trains_and_is_judged_on_the_command_line(environment: Any) -> None:
+    """In the midst of six that are broken."""
+    environment.run("robustlabels", *QUICK, "--labels", "shy-hot", "--out", "shy-run")
+    judged = environment.run(
+        "robustlabels", "evaluate", "shy-run", "--attacks", "pgd", "--n", "50", "--json"
+    )
+    result = json.loads(judged.stdout)
+    assert result["labels"]["name"] == "shy-hot"
+    assert 0 <= result["robust_accuracy"] <= result["clean"]["top1"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        (
+            "broken-use",
+            "robustlabels: a plugin failed: KeyError: 'no such thing' (line 16 of broken_use.py "
+            "(broken-use 0.3.1); --debug shows the traceback)",
+        ),
+        (
+            "no-scheme",
+            "robustlabels: no-scheme is not a label scheme: it lacks num_classes, num_outputs, "
+            "needs, labels (registered by no-scheme 0.3.1)",
+        ),
+        ("taken-name:vs", "(registered by taken-name 0.3.1)"),
+    ],
+)
+def test_one_that_fails_at_use_is_named(environment: Any, scheme: str, message: str) -> None:
+    """A line, not a traceback through our engine; the exit code of a user's mistake."""
+    done = environment.run(
+        "robustlabels", *QUICK, "--labels", scheme, "--out", "broken-run", check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 5
+    assert not (environment.folder / "broken-run").exists()
+
+
+def test_new_plugin_and_its_tests(fresh: Callable[[str], Any]) -> None:
+    """From a wheel, so that templates which are no package data would be missed; then just what
+    the command says comes next."""
+    environment = fresh("template")
+    said = environment.run("robustlabels", "new-plugin", "my-labels").stdout
+    commands = said.split("next:\n")[1]
+    assert "pytest" in commands
+    shell(environment, commands, environment.folder)
+    listed = json.loads(environment.run("robustlabels", "plugins", "--json").stdout)
+    (mine,) = [row for row in listed if row["distribution"] == "my-labels"]
+    assert mine["names"] == {"schemes": ["my-labels-bootstrap"], "trainers": ["my-labels-mixed"]}
+    assert mine["status"] == "ok"
+
+
+def shell(environment: Any, script: str, folder: Path, fails: bool = False) -> str:
+    """Run a script as a user of the environment would; gives what it printed."""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ROBUSTLABELS_PLUGINS")}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=env
+        | {
+            "PATH": f"{environment.folder / 'bin'}{os.pathsep}{env['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert (done.returncode != 0) == fails, f"{script}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+BLOCK = re.compile(
+    r"(?:`(?P<file>[\w./-]+)`:\n\n|<!-- (?P<note>[\w ]+) -->\n)?"
+    r"```(?P<kind>\w+)\n(?P<text>.*?)```",
+    re.DOTALL,
+)
+
+
+def test_the_tutorial_as_it_is_written(
+    fresh: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From an empty folder: every file is written, every command run, and what the page says they
+    print must be in what they print. The upload alone is left out."""
+    environment, folder = fresh("tutorial"), tmp_path_factory.mktemp("empty")
+    printed, left_out, done = "", [], 0
+    for block in BLOCK.finditer((ROOT / "docs" / "tutorial.md").read_text()):
+        file, note, kind, text = block["file"], block["note"], block["kind"], block["text"]
+        if file is not None:
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(text)
+        elif kind == "text":
+            for line in text.splitlines():
+                assert " ".join(line.split()) in " ".join(printed.split()), printed[-4000:]
+        elif note == "not run":
+            left_out.append(text.strip())
+        else:
+            assert kind == "sh"
+            printed = shell(environment, text, folder, fails=note == "fails")
+            done += 1
+    assert left_out == ["python -m twine upload dist/*"]
+    assert done == 7
+    assert sorted(p.suffix for p in (folder / "dist").iterdir()) == [".gz", ".whl"]
 
 
 def test_it_is_listed_and_made(environment: Any) -> None:

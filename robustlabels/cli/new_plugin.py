@@ -29,5 +29,6 @@ def new_plugin(
         f"  cd {shlex.quote(made['folder'])}\n"
         "  python -m pip install -e '.[test]'\n"
         "  python -m pytest\n"
-        f"  robustlabels train --labels {made['scheme']} --trainer {made['trainer']} --epochs 5"
+        f"  robustlabels train --labels {made['scheme']} --trainer {made['trainer']} "
+        "--model mlp --epochs 3"
     )

@@ -22,7 +22,8 @@ def test_it_says_what_to_do_next(cli: Any, tmp_path: Path) -> None:
         "  cd my-labels",
         "  python -m pip install -e '.[test]'",
         "  python -m pytest",
-        "  robustlabels train --labels my-labels-bootstrap --trainer my-labels-mixed --epochs 5",
+        "  robustlabels train --labels my-labels-bootstrap --trainer my-labels-mixed --model mlp "
+        "--epochs 3",
     ]
     assert (tmp_path / "my-labels" / "my_labels.py").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,14 +50,14 @@ def leaderboard(
 ) -> None:
     """Show RobustBench's published entries, or where a model would stand among them."""
     from robustlabels.errors import BadValueError
+    from robustlabels.leaderboard import board as find_board
     from robustlabels.leaderboard import compare as put_beside
     from robustlabels.leaderboard import entries, read_snapshot
-    from robustlabels.leaderboard import board as find_board
 
     if context.invoked_subcommand is not None:
-        if any(value for value in context.params.values()):
+        if any(context.params.values()):
             raise BadValueError(
-                "leaderboard's own options don't go with refresh: put its behind it"
+                "options before refresh mean nothing to it: robustlabels leaderboard refresh --help"
             )
         return
     facts = read_snapshot(snapshot)
@@ -71,7 +72,8 @@ def leaderboard(
         else:
             _print_comparison(found, facts, str(compare))
         return
-    dataset, threat = dataset or "cifar10", threat or "Linf"
+    dataset = "cifar10" if dataset is None else dataset
+    threat = "Linf" if threat is None else threat
     board = find_board(dataset, threat, facts)
     shown = entries(
         dataset,
@@ -102,7 +104,7 @@ def refresh(
     from robustlabels.leaderboard import refresh as read_checkout
     from robustlabels.runs import write_text
 
-    if out.exists() and not overwrite:
+    if os.path.lexists(out) and not overwrite:
         raise RunError(
             f"{out} is there already; --out FILE writes another, --overwrite replaces it"
         )
@@ -176,7 +178,7 @@ def _print_comparison(found: Comparison, facts: Snapshot, name: str) -> None:
     if found.fair:
         print("a fair comparison, as far as the evaluation tells")
     else:
-        print(f"NOT A FAIR COMPARISON, for {len(found.reasons)} reasons:")
+        print("NOT A FAIR COMPARISON:")
     for reason in found.reasons:
         print(f"  {reason.rule}: {reason.value}; {reason.remedy}")
 

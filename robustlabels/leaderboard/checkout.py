@@ -17,7 +17,6 @@ from robustlabels.leaderboard.boards import usual_eps
 from robustlabels.leaderboard.snapshot import CORRUPTIONS, OTHER_EPS, SOURCE, Entry, Snapshot
 
 FOLDER = "model_info"
-_TEXTS = {"title": "name", "authors": "authors", "venue": "venue", "link": "link"}
 _SYNTHETIC = re.compile(r"(~?[\d.]+[KMB]?)\s+synthetic", re.IGNORECASE)
 _OTHER_EPS = re.compile(r"=\s*([\d./]+).*instead of")
 _COMPRESSED = re.compile(r"compressed|pruned|binary weight", re.IGNORECASE)
@@ -116,7 +115,10 @@ class _Reading:
             dataset=self.dataset,
             threat=self.threat,
             id=self.path.stem,
-            **{ours: self._text(theirs) for ours, theirs in _TEXTS.items()},
+            title=self._text("name"),
+            authors=self._text("authors"),
+            venue=self._text("venue"),
+            link=self._text("link"),
             architecture=architecture,
             clean=clean,
             **figures,
@@ -130,7 +132,7 @@ class _Reading:
             facts = json.loads(self.path.read_text(encoding="utf-8"))
         except OSError as error:
             raise BadValueError(f"cannot be read: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadValueError(f"not JSON: {error}") from None
         if not isinstance(facts, dict):
             raise BadValueError("not a JSON object")
@@ -156,12 +158,12 @@ class _Reading:
             self.odd.append(f"'eps' is {self.facts['eps']!r}: corruptions have none")
         return {
             "corruptions": self._share("corruptions_acc"),
-            "mce": self._share("corruptions_mce", limit=None),
+            "mce": self._share("corruptions_mce", limit=1000),
             "corruptions_3d": self._share("corruptions_acc_3d"),
-            "mce_3d": self._share("corruptions_mce_3d", limit=None),
+            "mce_3d": self._share("corruptions_mce_3d", limit=1000),
         }
 
-    def _share(self, field: str, limit: int | None = 100) -> float | None:
+    def _share(self, field: str, limit: int = 100) -> float | None:
         """A percentage, mostly written as text, as a share; None where there is none."""
         given = self.facts.get(field)
         if given is None or given == "":
@@ -170,8 +172,8 @@ class _Reading:
             value = Decimal("NaN" if isinstance(given, bool) else str(given).strip())
         except InvalidOperation:
             value = Decimal("NaN")
-        if not value.is_finite() or value < 0 or (limit is not None and value > limit):
-            raise BadValueError(f"{field!r} must be a percentage, not {given!r}")
+        if not value.is_finite() or not 0 <= value <= limit:
+            raise BadValueError(f"{field!r} must be a percentage from 0 to {limit}, not {given!r}")
         return float(value / 100)
 
     def _text(self, field: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from robustlabels.errors import BadValueError
 from robustlabels.leaderboard.boards import Board, board
-from robustlabels.leaderboard.evaluated import Evaluation, Judged, read_judged
+from robustlabels.leaderboard.evaluated import Evaluation, read_judged
 from robustlabels.leaderboard.fairness import Reason, unfair
 from robustlabels.leaderboard.snapshot import CORRUPTIONS, Entry, Snapshot, read_snapshot
 
@@ -100,7 +100,7 @@ def compare(
     found = judged.evaluation
     snapshot = read_snapshot() if snapshot is None else snapshot
     place = board(
-        _original(found.dataset, snapshot) if dataset is None else dataset,
+        _original(found, snapshot) if dataset is None else dataset,
         found.norm if threat is None else threat,
         snapshot,
     )
@@ -111,14 +111,15 @@ def compare(
     robust, figure = _figure(found)
     robust = round(robust, 4)
     named = judged.model if architecture is None else architecture
-    groups = {"all": place, "without extra or synthetic data": place.without_extra_data()}
-    notes = list(_notes(judged, robust))
+    groups = {"all": place}
+    notes = _notes(found, robust)
     if named is None:
         notes.append("its architecture is unknown: name it, e.g. --architecture WRN-34-10")
     elif same := place.of_architecture(named).entries:
         groups[same[0].architecture] = place.of_architecture(named)
     else:
         notes.append(f"no published entry of {place.name} has its architecture, {named}")
+    groups["without extra or synthetic data"] = place.without_extra_data()
     return Comparison(
         board=place,
         robust=robust,
@@ -131,10 +132,16 @@ def compare(
     )
 
 
-def _original(dataset: str, snapshot: Snapshot) -> str:
-    """The leaderboard's data set that this is, or that it is a variant of."""
-    known = {entry.dataset for entry in snapshot.entries}
-    return next((name for name in sorted(known) if dataset.startswith(f"{name}-")), dataset)
+def _original(evaluation: Evaluation, snapshot: Snapshot) -> str:
+    """The leaderboard's data set that the evaluation's is, or is a variant of."""
+    known = sorted({entry.dataset for entry in snapshot.entries})
+    for name in known:
+        if evaluation.dataset == name or evaluation.dataset.startswith(f"{name}-"):
+            return name
+    raise BadValueError(
+        f"the evaluation is of {evaluation.dataset!r}, which has no leaderboard; to compare all "
+        f"the same name one: --dataset {', '.join(known)}"
+    )
 
 
 def _figure(evaluation: Evaluation) -> tuple[float, str]:
@@ -151,8 +158,7 @@ def _figure(evaluation: Evaluation) -> tuple[float, str]:
     return worst, f"robust_accuracy, the worst of {attacks}{why}"
 
 
-def _notes(judged: Judged, robust: float) -> list[str]:
-    evaluation = judged.evaluation
+def _notes(evaluation: Evaluation, robust: float) -> list[str]:
     notes = [evaluation.note] if evaluation.note else []
     worst, official = evaluation.robust_accuracy, evaluation.official
     if worst is not None and round(worst, 4) < robust:

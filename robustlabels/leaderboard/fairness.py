@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,21 +53,20 @@ def _data(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
 
 def _images(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
     images = _JUDGED_ON.get(board.dataset, (None, None))[0]
-    if images is None or evaluation.dataset != board.dataset:
+    if images is None:
         return
+    remedy = f"evaluate all of them, without --n: {_again(evaluation)}"
+    if board.dataset == "imagenet":
+        remedy = "evaluate the validation images of RobustBench's list, and only those"
     if evaluation.n != images:
-        remedy = "evaluate all of them: robustlabels evaluate RUN without --n"
-        if board.dataset == "imagenet":
-            remedy = "evaluate the validation images of RobustBench's list, and only those"
         yield Reason("images", f"{evaluation.n:,}, not {images:,}", remedy)
     elif evaluation.indices != list(range(images)):
-        value = f"{images:,} drawn from a larger set, not RobustBench's list"
-        yield Reason("images", value, "evaluate the images of that list, and only those")
+        yield Reason("images", f"{images:,} drawn from a larger set", remedy)
 
 
 def _threat(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
     radius = board.radius
-    again = f"robustlabels evaluate RUN --norm {board.threat} --eps {board.eps} --out FILE"
+    again = _again(evaluation, f"--norm {board.threat} --eps {board.eps}")
     if evaluation.norm != board.threat:
         yield Reason("norm", f"{evaluation.norm}, not {board.threat}", again)
     elif radius is not None and abs(evaluation.eps - radius) > TOLERANCE:
@@ -80,7 +80,7 @@ def _attack(evaluation: Evaluation) -> Iterator[Reason]:
         yield Reason(
             "attack",
             f"{names}, not the official AutoAttack (standard) at the evaluation's eps",
-            "robustlabels evaluate RUN --attacks autoattack --out FILE",
+            _again(evaluation, "--attacks autoattack"),
         )
 
 
@@ -96,23 +96,33 @@ def _checkpoint(judged: Judged) -> Iterator[Reason]:
         yield Reason(
             "checkpoint",
             "not the best weights of the run beside the evaluation",
-            "evaluate the run again: robustlabels evaluate RUN --out FILE",
+            f"evaluate the run again: {_again(evaluation)}",
         )
 
 
 def _audit(evaluation: Evaluation) -> Iterator[Reason]:
     if evaluation.audit is None:
-        yield Reason("audit", "not run", "see whether gradients are masked: robustlabels audit RUN")
+        remedy = f"see whether gradients are masked: robustlabels audit {_run(evaluation)}"
+        yield Reason("audit", "not run", remedy)
     elif not evaluation.audit.consistent:
         remedy = "report the worst attack's figure; the robustness above it is not real"
         yield Reason("audit", evaluation.audit.verdict, remedy)
+
+
+def _run(evaluation: Evaluation) -> str:
+    return shlex.quote(evaluation.run) if evaluation.run else "RUN"
+
+
+def _again(evaluation: Evaluation, options: str = "") -> str:
+    """The command that measures it anew."""
+    return " ".join(("robustlabels evaluate", _run(evaluation), *options.split(), "--out FILE"))
 
 
 def eps_text(eps: float, norm: str) -> str:
     """A radius, for Linf in 8-bit steps too: "8/255", "0.031 (7.905/255)"."""
     steps = eps * 255
     if norm != "Linf":
-        return f"{eps:.6g}"
+        return f"{eps:.10g}"
     if abs(steps - round(steps)) <= 255 * TOLERANCE:
         return f"{round(steps)}/255"
-    return f"{eps:.6g} ({steps:.6g}/255)"
+    return f"{eps:.10g} ({steps:.9g}/255)"

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         where = _in_plugin(error)
-        _fail(f"{error}{where and f' ({where})'}")
+        _fail(f"{error} ({where})" if where else str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
@@ -116,11 +116,11 @@ def _ended_by(error: Exception, debug: bool) -> int:
     raise error
 
 
-def _in_plugin(error: BaseException) -> str:
-    """The place in a third party's code that an error came through, or ""."""
+def _in_plugin(error: BaseException) -> str | None:
+    """The place in a third party's code that an error came through, or None."""
     from robustlabels.plugins import loaded, provenance
 
-    return provenance(error, loaded()) or ""
+    return provenance(error, loaded())
 
 
 def _blame_plugin(error: BaseException) -> None:

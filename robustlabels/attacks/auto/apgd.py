@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlabels.attacks.auto.judged import Judged
-from robustlabels.attacks.base import input_gradient
+from robustlabels.attacks.auto.judged import Judged, Loss
 
 RHO = 0.75
 _DROP = 0.05  # leave out fallen samples once they are this share: copying has a price too
@@ -55,7 +53,8 @@ class APGD:
         loss: "ce", "dlr", "dlr-targeted", or "margin-targeted", which needs no third class.
         seed: of the random starts.
         restarts: of each target, or of the untargeted loss.
-        targets: how many of the greatest other logits are targets in turn.
+        targets: how many of the greatest other logits are targets in turn; 0: untargeted.
+        skip: how many of these to leave out at the front.
         iterations: steps.
         large_radii: begin at three and two times eps (L1).
     """
@@ -69,11 +68,13 @@ class APGD:
         seed: int,
         restarts: int = 1,
         targets: int = 0,
+        skip: int = 0,
         iterations: int = 100,
         large_radii: bool = False,
     ) -> None:
         self.model, self.eps, self.norm, self.loss, self.seed = model, eps, norm, loss, seed
-        self.restarts, self.targets, self.iterations = restarts, targets, iterations
+        self.restarts, self.targets, self.skip = restarts, targets, skip
+        self.iterations = iterations
         self.large_radii = large_radii
         self.zero_gradients = 0
 
@@ -87,11 +88,10 @@ class APGD:
         torch.manual_seed(self.seed)
         self.zero_gradients = 0
         adv = x.clone()
-        with torch.no_grad():
-            logits = self.model(x)
+        logits = self.model(x)
         alive = ~self.model.fooled(logits, y)
         targets = self.model.targets(logits, y, max(self.targets, 1))
-        for number in range(max(self.targets, 1)):
+        for number in range(self.skip, max(self.targets, 1)):
             for _ in range(self.restarts):
                 rows = alive.nonzero().flatten()
                 if len(rows) == 0:
@@ -133,7 +133,8 @@ class APGD:
         if start is not None:
             x_adv = start
         x_adv = x_adv.clamp(0.0, 1.0)
-        logits, loss, grad = self._look(x_adv, y, target)
+        look, loss_of = self.model.look, _LOSSES[self.loss]
+        logits, loss, grad = look(x_adv, y, target, loss_of)
         if self.loss.startswith("dlr"):
             self.zero_gradients += int((grad.flatten(1).abs().sum(1) == 0).sum())
         n, pixels = len(x), x[0].numel()
@@ -176,7 +177,7 @@ class APGD:
                     s.keep(standing)
             x_new = self._step(s, eps, 0.75 if i > 0 else 1.0)
             s.x_old, s.x_adv = s.x_adv, x_new
-            logits, loss, s.grad = self._look(s.x_adv, s.y, s.target)
+            logits, loss, s.grad = look(s.x_adv, s.y, s.target, loss_of)
             fooled = self.model.fooled(logits, s.y)
             out[s.row[fooled]] = s.x_adv[fooled]
             fallen[s.row[fooled]] = True
@@ -199,15 +200,6 @@ class APGD:
     def _window(self, share: float) -> int:
         """Steps between checkpoints, as a share of all."""
         return max(int(share * self.iterations), 1)
-
-    def _look(self, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, losses and input gradients, detached."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            logits = self.model(leaf)
-            loss = _LOSSES[self.loss](logits, y, target)
-            grad = input_gradient(loss.sum(), leaf)
-        return logits.detach(), loss.detach(), grad
 
     def _start(self, x: Tensor, eps: float) -> Tensor:
         if self.norm == "Linf":
@@ -264,7 +256,8 @@ def _ce(z: Tensor, y: Tensor, _: Tensor) -> Tensor:
     return F.cross_entropy(z, y, reduction="none")
 
 
-def _margin(z: Tensor, y: Tensor, t: Tensor) -> Tensor:
+def margin(z: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    """z_t - z_y: (N, D), (N,), (N,) -> (N,)."""
     return z.gather(1, t.unsqueeze(1)).squeeze(1) - z.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
@@ -278,14 +271,14 @@ def _dlr(z: Tensor, y: Tensor, _: Tensor) -> Tensor:
 def _dlr_targeted(z: Tensor, y: Tensor, t: Tensor) -> Tensor:
     ordered = z.sort(dim=1).values
     scale = ordered[:, -1] - 0.5 * (ordered[:, -3] + ordered[:, -4]) + 1e-12
-    return _margin(z, y, t) / scale
+    return margin(z, y, t) / scale
 
 
-_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+_LOSSES: dict[str, Loss] = {
     "ce": _ce,
     "dlr": _dlr,
     "dlr-targeted": _dlr_targeted,
-    "margin-targeted": _margin,
+    "margin-targeted": margin,
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from robustlabels.attacks.auto.apgd import margin
 from robustlabels.attacks.auto.judged import Judged
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
@@ -44,6 +45,7 @@ class FAB:
         norm: "Linf", "L2" or "L1".
         seed: kept for the protocol; without random starts nothing is drawn.
         targets: how many of the greatest other logits are targets in turn.
+        skip: how many of these to leave out at the front.
         iterations: steps of each target.
     """
 
@@ -54,10 +56,11 @@ class FAB:
         norm: str,
         seed: int,
         targets: int = 9,
+        skip: int = 0,
         iterations: int = 100,
     ) -> None:
         self.model, self.eps, self.norm, self.seed = model, eps, norm, seed
-        self.targets, self.iterations = targets, iterations
+        self.targets, self.skip, self.iterations = targets, skip, iterations
         self._project, self._size = _projections()[norm], _SIZES[norm]
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -69,11 +72,10 @@ class FAB:
         """
         torch.manual_seed(self.seed)
         adv = x.clone()
-        with torch.no_grad():
-            logits = self.model(x)
+        logits = self.model(x)
         alive = ~self.model.fooled(logits, y)
         targets = self.model.targets(logits, y, self.targets)
-        for number in range(self.targets):
+        for number in range(self.skip, self.targets):
             rows = alive.nonzero().flatten()
             if len(rows) == 0:
                 break
@@ -116,13 +118,8 @@ class FAB:
 
     def _look(self, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z_target - z_y, its input gradient, and the logits."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            logits = self.model(leaf)
-            true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
-            gap = logits.gather(1, target.unsqueeze(1)).squeeze(1) - true
-            grad: Tensor = torch.autograd.grad(gap.sum(), leaf)[0]
-        return gap.detach(), grad, logits.detach()
+        logits, gap, grad = self.model.look(x, y, target, margin)
+        return gap, grad, logits
 
     def _step(self, s: _State) -> Tensor:
         """Onto the linearised boundary, from here and from x, and in between."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from robustlabels.attacks.auto.judged import Judged
 
 P_INIT = 0.8
-_SCHEDULE = ((8000, 512), (6000, 256), (4000, 128), (2000, 64), (1000, 32), (500, 16))
-_SCHEDULE += ((200, 8), (50, 4), (10, 2))
+_SCHEDULE = [(8000, 512), (6000, 256), (4000, 128), (2000, 64), (1000, 32), (500, 16)]
+_SCHEDULE += [(200, 8), (50, 4), (10, 2)]
 _DROP = 0.02
 
 

@@ -1,0 +1,85 @@
+"""What AutoAttack has found so far, on disk: a file for each batch of each stage.
+
+``header.json`` says what the folder is of. ``STAGE-BATCH.pt`` holds the rows of that batch that
+fell, and the inputs that felled them. Files are written atomically and never changed, so a run that
+is killed goes on with the first batch that has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels import runs
+from robustlabels.errors import RunError
+
+HEADER = "header.json"
+
+
+class VerdictState:
+    """A folder of verdicts.
+
+    Args:
+        folder: new, empty, or a state of the same thing.
+        header: what it is of; every value counts.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
+        self.folder = folder
+        path = folder / HEADER
+        if not path.exists():
+            runs.new_folder(folder, "state")
+            runs.write_json(path, header)
+            return
+        found = runs.read_json(path)
+        for name in sorted({*found, *header}):
+            if found.get(name) != header.get(name):
+                raise RunError(
+                    f"{folder} is the state of another evaluation: {name} is {found.get(name)!r} "
+                    f"there and {header.get(name)!r} here; name another folder, or remove it"
+                )
+        for left in folder.glob(".*"):  # half-written by a killed process
+            left.unlink(missing_ok=True)
+
+    def load(self, stage: str, batch: int) -> tuple[Tensor, Tensor] | None:
+        """The fallen rows, int64 (n,), and their inputs; None where the batch has not been run."""
+        path = self._path(stage, batch)
+        if not path.exists():
+            return None
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            return found["rows"], found["x_adv"]
+        except Exception as error:
+            raise RunError(
+                f"{path} is corrupt ({type(error).__name__}): remove it to run its batch again"
+            ) from error
+
+    def save(self, stage: str, batch: int, rows: Tensor, x_adv: Tensor) -> None:
+        """Keep what a batch gave."""
+        with runs.atomic_file(self._path(stage, batch)) as file:
+            torch.save({"rows": rows.cpu(), "x_adv": x_adv.cpu()}, file)
+
+    def _path(self, stage: str, batch: int) -> Path:
+        return self.folder / f"{stage.replace('+', '-plus').replace(':', '-')}-{batch:05d}.pt"
+
+
+def fingerprint(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:
+    """Hashes of a model's weights, of its layers, and of the data."""
+    weights, data = hashlib.sha256(), hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for tensor in (x, y):
+        data.update(tensor.detach().cpu().contiguous().numpy().data)
+    return {
+        "weights_sha256": weights.hexdigest(),
+        "layers_sha256": hashlib.sha256(repr(model).encode()).hexdigest(),
+        "data_sha256": data.hexdigest(),
+    }

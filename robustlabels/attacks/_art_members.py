@@ -59,7 +59,7 @@ MEMBERS: dict[str, Member] = {
     "CarliniL0Method": Member((), minimal=True, at_a_time=_SOME),
     "CarliniL2Method": Member(_L2, minimal=True, at_a_time=_SOME),
     "CarliniLInfMethod": Member(_LINF, minimal=True, at_a_time=1),
-    "CompositeAdversarialAttackPyTorch": Member((), minimal=True),
+    "CompositeAdversarialAttackPyTorch": Member((), minimal=True, soft=True),
     "DeepFool": Member(_L2, minimal=True),
     "ElasticNet": Member(("L1",), minimal=True, at_a_time=_SOME),
     "FastGradientMethod": _PGD,
@@ -97,6 +97,7 @@ LEFT_OUT: dict[str, str] = {
     "AdversarialPatchPyTorch": _PATCH,
     "AdversarialPatchTensorFlowV2": _TENSORFLOW,
     "AdversarialTexturePyTorch": _DETECTOR,
+    "BrendelBethgeAttack": "fails with numpy 2; needs numba",
     "CarliniWagnerASR": _SPEECH,
     "DPatch": _DETECTOR,
     "DecisionTreeAttack": "for decision trees",
@@ -122,7 +123,6 @@ LEFT_OUT: dict[str, str] = {
 """Attacks that can't take images and their classes, and why."""
 
 READY_ONLY: dict[str, str] = {
-    "BrendelBethgeAttack": "one image without a start fails the whole batch; it needs numba",
-    "Wasserstein": "its eps is of a ball of its own, and large gradients overflow",
+    "Wasserstein": "its eps is of a ball of its own; make it yourself, for ReadyArtAttack",
 }
 """Attacks that only their user can set up, and why."""

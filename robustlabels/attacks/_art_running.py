@@ -80,7 +80,7 @@ def _fresh(attack: Any, quiet: bool) -> Any:
     return twin
 
 
-_DOUBLE = ("BoundaryAttack", "BrendelBethgeAttack", "HopSkipJump")  # with numpy 2: float64 inputs
+_DOUBLE = ("BoundaryAttack", "HopSkipJump")  # with numpy 2: float64 inputs
 _ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -131,7 +131,6 @@ def _with_global_generator() -> Any:
 
 _NUMPY: dict[str, Callable[[], Any]] = {
     "BoundaryAttack": _with_global_generator,
-    "BrendelBethgeAttack": _with_global_generator,
     "GeoDA": lambda: _View(np, mat=np.asmatrix, save=lambda *_: None),
     "HopSkipJump": _with_global_generator,
 }

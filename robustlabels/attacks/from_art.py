@@ -124,6 +124,8 @@ class ArtAttack:
             self.eps = parse_eps(eps, norm)
             if "th" in accepted:  # ThresholdAttack's, in 8-bit steps
                 th = resolved.setdefault("th", math.floor(self.eps * 255 + 1e-6))
+                if th == 0:
+                    raise BadValueError(f"art:{self.name}: eps must be at least 1/255, not {eps}")
                 self.eps = None if th is None else th / 255  # None: it looks for the smallest
             else:
                 resolved["eps"] = self.eps

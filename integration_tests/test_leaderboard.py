@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -33,11 +33,13 @@ def run(command: list[str], folder: Path, **env: str) -> subprocess.CompletedPro
 
 def test_it_starts_at_once(tmp_path: Path) -> None:
     """It reads one small file: whoever waits for it waits for an import that it doesn't need."""
+    # Its own time, not the clock's: other processes may have the cores.
     seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run(COMMAND, tmp_path).returncode == 0
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 1
 
 

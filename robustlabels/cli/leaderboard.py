@@ -133,38 +133,38 @@ def refresh(
 
 def _percent(share: float | None) -> str:
     """With the two decimals that are published."""
-    return "-" if share is None else f"{share:.2%}"
+    return "" if share is None else f"{share:.2%}"
 
 
 def _print_board(board: Board, shown: list[Entry], facts: Snapshot) -> None:
-    columns: tuple[tuple[str, Any], ...]
-    if board.threat == "corruptions":
-        columns = (("corruptions", lambda e: _percent(e.corruptions)),)
-        if any(e.mce is not None for e in shown):
-            columns += (
-                ("mCE", lambda e: _percent(e.mce)),
-                ("3DCC", lambda e: _percent(e.corruptions_3d)),
-                ("3DCC mCE", lambda e: _percent(e.mce_3d)),
-            )
-    else:
-        columns = (
-            ("AutoAttack", lambda e: _percent(e.autoattack)),
-            ("best known", lambda e: _percent(e.robust)),
-        )
-    columns = (
-        ("rank", lambda e: board.rank(e.robust)),
-        ("model", lambda e: e.id),
-        ("clean", lambda e: _percent(e.clean)),
-        *columns,
-        ("data", lambda e: e.data),
-        ("architecture", lambda e: e.architecture),
-        ("venue", lambda e: e.venue),
-        ("flags", lambda e: ", ".join(e.flags)),
-    )
-    rows = [[cell(entry) for _, cell in columns] for entry in shown]
+    rows = [_cells(entry, board) for entry in shown]
+    # Tables are wide: a column that says nothing of those shown is left out.
+    columns = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
     eps = f", eps {board.eps}" if board.eps else ""
     title = f"RobustBench {board.name}{eps}: {len(shown)} of {len(board.entries)} entries"
-    _show.print_table([name for name, _ in columns], rows, f"{title}, {facts.date}")
+    _show.print_table(
+        columns, [[row[c] for c in columns] for row in rows], f"{title}, {facts.date}"
+    )
+
+
+def _cells(entry: Entry, board: Board) -> dict[str, str]:
+    figures = {"AutoAttack": entry.autoattack, "best known": entry.robust}
+    if entry.autoattack is None:
+        figures = {
+            "corruptions": entry.corruptions,
+            "mCE": entry.mce,
+            "3DCC": entry.corruptions_3d,
+            "3DCC mCE": entry.mce_3d,
+        }
+    return {
+        "rank": str(board.rank(entry.robust)),
+        "model": entry.id,
+        "clean": _percent(entry.clean),
+        **{name: _percent(figure) for name, figure in figures.items()},
+        "data": entry.data,
+        "architecture": entry.architecture,
+        "flags": ", ".join(entry.flags),
+    }
 
 
 def _print_comparison(found: Comparison, facts: Snapshot, name: str) -> None:

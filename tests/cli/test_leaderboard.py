@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ def test_the_table(cli: Cli) -> None:
     title, _, head, _, *rows = ran.out.splitlines()
     assert title == "RobustBench cifar10 Linf, eps 8/255: 3 of 99 entries, 2025-03-31"
     columns = ["rank", "model", "clean", "AutoAttack", "best", "known", "data", "architecture"]
-    assert head.split() == [*columns, "venue", "flags"]
+    assert head.split() == columns  # no flags: none of these has one
     second = rows[1].split()
     assert second[:5] == ["2", "Amini2024MeanSparse_S-WRN-94-16", "93.60%", "75.28%", "73.10%"]
     assert "300M synthetic" in rows[0]
@@ -41,6 +43,13 @@ def test_filters_keep_the_ranks(cli: Cli) -> None:
     assert first["authors"].startswith("Sravanti Addepalli, ")
 
 
+def test_nothing_left(cli: Cli) -> None:
+    """Every XCiT was trained on other data too: that is an answer, not a mistake."""
+    ran = cli("leaderboard", "--architecture", "xcit-l12", "--no-extra-data")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.splitlines()[0].endswith("eps 8/255: 0 of 99 entries, 2025-03-31")
+
+
 def test_corruptions(cli: Cli) -> None:
     """mCE exists on ImageNet only."""
     ran = cli("leaderboard", "--dataset", "imagenet", "--threat", "corruptions")
@@ -55,7 +64,7 @@ def test_corruptions(cli: Cli) -> None:
         "52.50%",
     ]
     ran = cli("leaderboard", "--dataset", "cifar100", "--threat", "corruptions")
-    assert "12 of 12" not in ran.out
+    assert "13 of 13" in ran.out
     assert "mCE" not in ran.out
 
 
@@ -187,3 +196,41 @@ def test_refresh_overwrites_when_told(cli: Cli, tmp_path: Path) -> None:
     assert (found["entries"], found["date"]) == (2, "2026-01-02")
     assert [f["file"] for f in found["findings"] if f["left_out"]] == ["cifar10/L2/Broken.json"]
     assert len(json.loads((tmp_path / "robustbench.json").read_text())["entries"]) == 2
+
+
+def test_the_page(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """What docs/leaderboard.md shows is what there is."""
+    text = (Path(__file__).parents[2] / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```console\n\$ robustlabels (.*?)\n(.*?)```", text, re.DOTALL)
+    ran = cli(*shlex.split(shown[0]))
+    assert [line.rstrip() for line in ran.out.strip().splitlines()] == shown[1].splitlines()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert capsys.readouterr().out.startswith("Addepalli2021Towards_WRN34 0.5804 https://arxiv.")
+    params = {"eps": 8 / 255, "norm": "Linf", "version": "standard"}
+    stages = dict.fromkeys(("apgd-ce", "apgd-t", "fab-t", "square"), 0.57)
+    attack = {"robust_accuracy": 0.57, "params": params, "per_attack": stages}
+    names["report"](
+        {
+            "dataset": "cifar10",
+            "norm": "Linf",
+            "eps": 8 / 255,
+            "n": 10_000,
+            "indices": list(range(10_000)),
+            "num_classes": 10,
+            "clean": {"top1": 0.85},
+            "attacks": {"autoattack": attack},
+            "robust_accuracy": 0.57,
+        }
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["all 51 of 100", "WideResNet-34-10 7 of 23"]
+    assert [line.split()[0] for line in lines[3:]] == ["checkpoint", "audit"]
+    boards = re.findall(r"^\| `(\w+)` `(\w+)` \| (\d+) \| ([\d./]*) ?\|$", text, re.MULTILINE)
+    assert len(boards) == 7
+    for dataset, threat, count, eps in boards:
+        found = json.loads(
+            cli("leaderboard", "--dataset", dataset, "--threat", threat, "--json").out
+        )
+        assert (len(found["entries"]), found["eps"] or "") == (int(count), eps)

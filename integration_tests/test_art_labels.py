@@ -468,6 +468,8 @@ def interval(name: str, with_pgd: bool) -> tuple[list[Seen], Any, Any]:
     )
     teacher = Teacher()
     labelled(trainer, name, teacher if name == "ltd" else None)
+    if name == "adr":
+        trainer.labelling.teacher.begin()  # its copy of the model must not have the spies
     log: list[Seen] = []
     inputs: list[tuple[np.ndarray, bool]] = []
     first, last = c.model.ops[0], c.model.ops[-1]

@@ -239,9 +239,7 @@ def test_soft_labels_of_the_users_own(digits: Any, kind: str) -> None:
     (labels,) = seen
     want = 0.9 * soft + 0.01
     order = np.argsort(labels.numpy().argmax(1), kind="stable")
-    np.testing.assert_allclose(
-        labels.numpy()[order], want[np.argsort(y, kind="stable")], atol=1e-6
-    )
+    np.testing.assert_allclose(labels.numpy()[order], want[np.argsort(y, kind="stable")], atol=1e-6)
 
 
 def test_attacks_from_another_model_are_run_once_and_labelled(digits: Any) -> None:
@@ -299,7 +297,8 @@ def test_validation_saving_and_copying_stay_arts_own(digits: Any, tmp_path: Path
 
 
 def test_the_ema_teacher_goes_on_and_the_schedule_begins_anew(digits: Any) -> None:
-    """Users call fit several times; progress is of each call."""
+    """Users call fit several times; progress is of each call. Weights that are loaded before the
+    first must be the teacher's, or its labels are those of a random model."""
     x, y = digits
     c = classifier()
     trainer = quietly(arts.AdversarialTrainerTRADESPyTorch(c, pgd(c), 1.0), "adr")
@@ -311,10 +310,13 @@ def test_the_ema_teacher_goes_on_and_the_schedule_begins_anew(digits: Any) -> No
         return own(*args, **kwargs)
 
     trainer.labelling.scheme.labels = labels
-    teacher = trainer.labelling.after_step.__self__.model
-    start = copy.deepcopy(teacher.state_dict())
+    c.model.load_state_dict(Net().state_dict())
+    start = copy.deepcopy(c.model.state_dict())
     trainer.fit(x, y, nb_epochs=2, batch_size=64)
+    teacher = trainer.labelling.teacher.average.model
     between = copy.deepcopy(teacher.state_dict())
+    moved = (between["fc.weight"] - start["fc.weight"]).norm()
+    assert moved < 0.1 * (c.model.fc.weight - start["fc.weight"]).norm()
     trainer.fit(x, y, nb_epochs=1, batch_size=128)
     assert progress == [*(i / 8 for i in range(8)), 0.0, 0.5]
     assert not torch.equal(between["fc.weight"], start["fc.weight"])
@@ -383,7 +385,7 @@ def test_teachers_come_as_classifiers_runs_and_modules(digits: Any, tmp_path: Pa
     for name, teacher in (("art", shifted), ("module", net), ("run", tmp_path / "run")):
         c = classifier()
         trainer = quietly(arts.AdversarialTrainerTRADESPyTorch(c, pgd(c), 1.0), "ltd", teacher)
-        z[name] = trainer.labelling.teach(x[:4])
+        z[name] = trainer.labelling.teacher.logits(x[:4])
         assert z[name].shape == (4, 10)
         trainer.fit(x, y, nb_epochs=1)
     net.eval()

@@ -6,26 +6,45 @@ An object is given a subclass of its own class; ART's files and classes are left
 from __future__ import annotations
 
 import abc
+import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlabels.attacks import held_still
 from robustlabels.errors import BadValueError
 from robustlabels.integrations.art.labelling import Labelling, SchemeLoss
 from robustlabels.integrations.art.numbered import Array, decode
 from robustlabels.labels import soft_cross_entropy
 from robustlabels.models import adapt_model
-from robustlabels.training.averaging import ExponentialAverage
+
+
+def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+    """For pickle and copy: nobody finds the class by its name."""
+    _, *mixins, own = type(self).__bases__
+    made: Any = object.__reduce_ex__(self, max(2, protocol))
+    return _blank, (own, mixins[::-1]), *made[2:]
+
+
+def _blank(own: type, mixins: list[type]) -> Any:
+    thing: Any = object.__new__(own)
+    for mixin in mixins:
+        become(thing, mixin)
+    return thing
 
 
 class _Plain:
     """See :func:`become`."""
 
+    __reduce_ex__ = _reduce
+
 
 class _Abstract(abc.ABC):  # noqa: B024
     """See :func:`become`."""
+
+    __reduce_ex__ = _reduce
 
 
 def become(thing: Any, mixin: type) -> None:
@@ -91,6 +110,17 @@ class LabelledClassifier:
         super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
         labelling.end()
 
+    def clone_for_refitting(self) -> Any:
+        """ART's; the clone's loss is hard, because it is in no trainer."""
+        clone = super().clone_for_refitting()  # type: ignore[misc]
+        clone.labelling = self.labelling
+        _give_one_output(clone)
+        return clone
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        _give_one_output(self)
+
 
 class LabelledIntervalClassifier(LabelledClassifier):
     """The certified loss is soft too: cross-entropy of the worst logits in the box (Gowal 2018)."""
@@ -136,8 +166,8 @@ class LabelledIntervalClassifier(LabelledClassifier):
 
 
 class _OneOutput:
-    """ART's wrapper runs a ``Sequential`` layer by layer and returns a list of all outputs, of
-    which its TRADES and FBF trainers take the first for the logits."""
+    """ART's wrapper runs a ``Sequential`` layer by layer and returns a list of all outputs; its
+    TRADES and FBF trainers count accuracy on the first."""
 
     _model: Any
 
@@ -145,22 +175,31 @@ class _OneOutput:
         return [self._model(x)]
 
 
+def _give_one_output(classifier: Any) -> None:
+    if isinstance(classifier.model, nn.Sequential):
+        become(classifier._model, _OneOutput)
+
+
 def label_classifier(classifier: Any, labelling: Labelling) -> None:
     """Widen the model to the scheme's outputs, and put the scheme into the classifier's loss.
 
-    Raises:
-        ValueError: its loss is not a plain ``CrossEntropyLoss``, or its preprocessing makes labels.
+    Args:
+        classifier: one that :func:`check_classifier` has let through.
+        labelling: of its trainer.
     """
-    check_classifier(classifier)
-    interval = hasattr(classifier, "interval_loss_cce")
     widen(classifier, labelling.scheme)
     classifier._loss = SchemeLoss(labelling, classifier.loss.reduction)
     classifier.labelling = labelling
-    become(classifier, LabelledIntervalClassifier if interval else LabelledClassifier)
+    _give_one_output(classifier)
+    become(
+        classifier, LabelledIntervalClassifier if is_interval(classifier) else LabelledClassifier
+    )
 
 
-def check_classifier(classifier: Any) -> None:
-    """A ValueError where a scheme's labels can't be this classifier's."""
+def check_classifier(classifier: Any, scheme: Any) -> None:
+    """A ValueError where a scheme's labels can't be this classifier's; nothing is changed."""
+    if hasattr(classifier, "labelling"):
+        raise BadValueError("the classifier has labels already (with_labels): make a new one")
     loss = classifier.loss
     if type(loss) is not nn.CrossEntropyLoss or loss.weight is not None or loss.label_smoothing:
         raise BadValueError(
@@ -176,30 +215,65 @@ def check_classifier(classifier: Any) -> None:
                 f"the classifier's preprocessing defence {name} makes labels, and so does the "
                 "scheme: take it out (robustlabels has ls and mixup)"
             )
-
-
-def widen(classifier: Any, scheme: Any) -> None:
-    """Give the model ``scheme.num_outputs`` outputs, its optimizer the new parameters.
-
-    Raises:
-        ValueError: the classifier has other classes, or no layer that can be widened.
-    """
     if classifier.nb_classes != scheme.num_classes:
         raise BadValueError(
             f"the scheme has {scheme.num_classes} classes and the classifier "
             f"{classifier.nb_classes}"
         )
-    if isinstance(classifier.model, nn.Sequential):
-        become(classifier._model, _OneOutput)
-    if scheme.num_outputs != scheme.num_classes:
-        become(classifier, RealClassesOnly)
-    if _outputs(classifier) == scheme.num_outputs:
+    if scheme.num_outputs != scheme.num_classes and is_smoothed(classifier):
+        raise BadValueError(
+            f"{type(classifier).__name__} counts votes over all outputs of its model, virtual "
+            "classes among them: use a scheme without those"
+        )
+    if (
+        not is_interval(classifier)
+        and _outputs(classifier, classifier._model) != scheme.num_outputs
+    ):
+        _try_widening(classifier, scheme)
+
+
+def is_smoothed(classifier: Any) -> bool:
+    """Whether it is one of ART's (de-)randomized smoothing classifiers, which fit on noise."""
+    return hasattr(classifier, "_predict_classifier")
+
+
+def is_interval(classifier: Any) -> bool:
+    """Whether it is ART's certified one, whose model's forward depends on a mode."""
+    return hasattr(classifier, "interval_loss_cce")
+
+
+def _try_widening(classifier: Any, scheme: Any) -> None:
+    """The last linear layer need not be the one that gives the logits: look, on a copy."""
+    try:
+        wrapper = copy.deepcopy(classifier._model)
+        with torch.random.fork_rng(devices=[]):
+            wrapper._model = adapt_model(wrapper._model, scheme)
+        found = _outputs(classifier, wrapper)
+        problem = f"with its last Linear layer widened the model has {found} outputs"
+    except (RuntimeError, ValueError) as error:
+        found, problem = None, " ".join(str(error).split())[:200]
+    if found != scheme.num_outputs:
+        raise BadValueError(
+            f"the scheme needs {scheme.num_outputs} outputs ({problem}): widen the model before "
+            "the classifier is made, rl.adapt_model(model, scheme, layer=...)"
+        )
+
+
+def widen(classifier: Any, scheme: Any) -> None:
+    """Give the model ``scheme.num_outputs`` outputs, its optimizer the new parameters.
+
+    Args:
+        classifier: one that :func:`check_classifier` has let through.
+        scheme: a label scheme.
+    """
+    if scheme.num_outputs == scheme.num_classes:
         return
+    become(classifier, RealClassesOnly)
     model = classifier.model
     before = dict(model.named_parameters())
-    if hasattr(model, "ops"):  # ART's interval model
+    if is_interval(classifier):
         _widen_interval(model.ops[-1], scheme)
-    else:
+    elif _outputs(classifier, classifier._model) != scheme.num_outputs:
         classifier._model._model = model = adapt_model(model, scheme)
     after = dict(model.named_parameters())
     changed = {id(before[n]): after[n] for n in before if after[n] is not before[n]}
@@ -211,21 +285,13 @@ def widen(classifier: Any, scheme: Any) -> None:
         group["params"] = [changed.get(id(p), p) for p in group["params"]]
 
 
-def _outputs(classifier: Any) -> int:
-    """How many logits the model has."""
-    if hasattr(classifier.model, "ops"):  # ART's interval model; its forward depends on a mode
-        return int(classifier.model.ops[-1].weight.shape[0])
-    mode = classifier._model.training
-    try:
-        x, _ = classifier._apply_preprocessing(
-            np.zeros((1, *classifier.input_shape), dtype=np.float32), y=None, fit=False
-        )
-        classifier._model.eval()
-        with torch.no_grad():
-            outputs = classifier._model(torch.from_numpy(x).to(classifier.device))[-1]
-        return int(outputs.shape[1])
-    finally:
-        classifier._model.train(mode)
+@torch.no_grad()
+def _outputs(classifier: Any, wrapper: nn.Module) -> int:
+    """How many logits ART's wrapper of a model gives."""
+    grey = np.zeros((1, *classifier.input_shape), dtype=np.float32)
+    x, _ = classifier._apply_preprocessing(grey, y=None, fit=False)
+    with held_still(wrapper):
+        return int(wrapper(torch.from_numpy(x).to(classifier.device))[-1].shape[1])
 
 
 def _widen_interval(dense: Any, scheme: Any) -> None:
@@ -234,27 +300,6 @@ def _widen_interval(dense: Any, scheme: Any) -> None:
     head.weight, head.bias = dense.weight, dense.bias
     wider = adapt_model(nn.Sequential(head), scheme)[0]  # type: ignore[index]
     dense.weight, dense.bias = wider.weight, wider.bias
-
-
-def average_of(classifier: Any, decay: float) -> ExponentialAverage:
-    """An EMA of the classifier's model."""
-    model = classifier.model
-    if not hasattr(model, "ops"):
-        return ExponentialAverage(model, decay)
-    # ART's interval model makes one of its layers at the first forward in attack mode, and holds
-    # dense copies of its weights, with a graph, which can't be copied.
-    mode = model.forward_mode
-    model.set_forward_mode("attack")
-    with torch.no_grad():
-        model(torch.zeros(1, *classifier.input_shape, device=classifier.device))
-    for op in model.ops:
-        if hasattr(op, "dense_weights"):
-            op.dense_weights = op.dense_weights.detach()
-            op.bias = None if op.bias is None else op.bias.detach()
-    average = ExponentialAverage(model, decay)
-    model.re_convert()
-    model.set_forward_mode(mode)
-    return average
 
 
 def _classes(labels: Any) -> Any:

@@ -15,7 +15,12 @@ from robustlabels.data import DataSet, TensorSplit
 from robustlabels.errors import BadValueError, missing_extra
 from robustlabels.factories import make_attack, make_scheme
 from robustlabels.integrations.art.batches import GeneratorSplit
-from robustlabels.integrations.art.classifiers import check_classifier, widen
+from robustlabels.integrations.art.classifiers import (
+    check_classifier,
+    is_interval,
+    is_smoothed,
+    widen,
+)
 from robustlabels.integrations.art.numbered import Array, read_labels
 from robustlabels.integrations.art.soft_targets import SoftTargets, with_soft_targets
 from robustlabels.integrations.art.unit_range import (
@@ -98,8 +103,11 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
             raise BadValueError(f"classifier must be a PyTorchClassifier, not {type(classifier)}")
         if classifier.optimizer is None:
             raise BadValueError("the classifier needs an optimizer to be trained")
-        if hasattr(classifier, "labelling"):
-            raise BadValueError("the classifier has labels already (with_labels): make a new one")
+        if is_smoothed(classifier) or is_interval(classifier):
+            raise BadValueError(
+                f"{type(classifier).__name__} has a training of its own, which LabelTrainer would "
+                "replace: use with_labels"
+            )
         if keep not in KEPT:
             raise BadValueError(f"keep must be one of {', '.join(KEPT)}, not {keep!r}")
         if keep == "average" and not options.get("weight_averaging"):
@@ -109,9 +117,9 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
             raise BadValueError(f"{name} is no option here: the classifier or fit() determines it")
         if options.get("augment") and not _channels_first(classifier):
             raise BadValueError("augment needs images (C, H, W)")
-        check_classifier(classifier)
         classes = classifier.nb_classes
         self.scheme = make_scheme(scheme, classes) if isinstance(scheme, str) else complete(scheme)
+        check_classifier(classifier, self.scheme)
         widen(classifier, self.scheme)
         self.objective, self.attack, self.eps, self.norm = objective, attack, eps, norm
         self.teacher, self.seed, self.keep = teacher, seed, keep
@@ -145,17 +153,18 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         Raises:
             ValueError: data that don't fit the classifier. RuntimeError: training diverged.
         """
-        span = unit_range(self._classifier, x, self._radius(None))
+        more = () if validation_data is None else _pair(validation_data)
+        span = unit_range(self._classifier, [x, *more[:1]], self._radius(None))
         classes, soft = self._labels(y, "y")
         unit = span.to_unit(x)
         if len(unit) != len(classes):
             raise BadValueError(f"x has {len(unit)} samples and y {len(classes)}")
         scheme = self.scheme if soft is None else with_soft_targets(self.scheme, soft)
         held_out = torch.empty(0, dtype=torch.int64)
-        if validation_data is not None:
+        if more:
             seen = len(unit)
-            more, labels = self._validation(validation_data, span)
-            unit = torch.cat([_floating(unit), _floating(more)])
+            labels, _ = self._labels(more[1], "validation y")
+            unit = torch.cat([_floating(unit), _floating(span.to_unit(more[0], "validation x"))])
             classes = np.concatenate([classes, labels])
             held_out = torch.arange(seen, len(unit))
         split = TensorSplit(unit, torch.from_numpy(classes))
@@ -179,7 +188,9 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         """
         if "index" in self.scheme.needs:
             raise BadValueError("this scheme needs each sample's index: use fit, not fit_generator")
-        span = unit_range(self._classifier, None, 0.0)
+        if self.options.get("accumulate", 1) != 1:
+            raise BadValueError("accumulate needs fit: a generator's batches are not split")
+        span = unit_range(self._classifier, [], 0.0)
         split = GeneratorSplit(generator, span, self.scheme.num_classes)
         scheme = self.scheme
         if "mix" not in scheme.needs:
@@ -240,11 +251,6 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
     def _labels(self, y: Any, what: str) -> tuple[Array, Array | None]:
         return read_labels(y, self.scheme.num_classes, what)
 
-    def _validation(self, pair: tuple[Any, Any], span: UnitRange) -> tuple[Tensor, Array]:
-        x, y = pair
-        classes, _ = self._labels(y, "validation y")
-        return span.to_unit(x, "validation x"), classes
-
     def _radius(self, span: UnitRange | None) -> float:
         """eps in the classifier's units."""
         eps = self.eps
@@ -291,10 +297,19 @@ class _OnUnits:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """See :class:`robustlabels.attacks.Attack`."""
         found = self._attack(self._model, self._span.from_unit(x), y)
-        return self._span.to_unit(found.cpu(), "the attack's x").to(x.device).reshape(x.shape)
+        return self._span.scaled(found).reshape(x.shape)
 
     def __repr__(self) -> str:
         return repr(self._attack)
+
+
+def _pair(validation_data: Any) -> tuple[Any, Any]:
+    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+        raise BadValueError(
+            f"validation_data must be a pair (x, y), not a {type(validation_data).__name__}"
+        )
+    x, y = validation_data
+    return x, y
 
 
 def _floating(unit: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from robustlabels.errors import BadValueError
 from robustlabels.integrations.art.numbered import Array, decode, encode, read_labels
 from robustlabels.integrations.art.soft_targets import with_soft_targets
+from robustlabels.integrations.art.teachers import Teacher
 from robustlabels.labels import Mix, hard_target, set_value_checks, soft_cross_entropy
-from robustlabels.labels.base import one_hot
+from robustlabels.labels.base import LabelScheme, _leave_alone, one_hot
+from robustlabels.labels.virtual import VirtualSmoothing
 
 
 @dataclass
@@ -44,14 +46,23 @@ class Labelling:
     Args:
         scheme: a complete label scheme.
         device: of the classifier.
-        soft_attack: whether the attack sees the scheme's labels.
+        adversarial_loss: the objective is CE(f(x'), q), so that the attack sees q where the scheme
+            wants it to.
+
+    Attributes:
+        teacher: whose logits the scheme needs, or None.
+        moves: whether the scheme moves the inputs.
+        active: inside ``training``.
+        attacking: the loss is an attack's.
+        batch: the present one, in a step.
+        attacked: the last one that was attacked.
     """
 
-    def __init__(self, scheme: Any, device: torch.device, soft_attack: bool) -> None:
-        self.scheme, self.device, self.soft_attack = scheme, device, soft_attack
-        self.teach: Callable[[Array], Tensor] | None = None
-        self.after_step: Callable[[], None] | None = None
-        self.moves = "mix" in scheme.needs or _moves(scheme)
+    def __init__(self, scheme: Any, device: torch.device, adversarial_loss: bool) -> None:
+        self.scheme, self.device = scheme, device
+        self.soft_attack = adversarial_loss and scheme.attack_labels == "soft"
+        self.teacher: Teacher | None = None
+        self.moves = _moves(scheme)
         self.active = False
         self.attacking = False
         self.batch: Batch | None = None
@@ -79,9 +90,11 @@ class Labelling:
         """
         if generated and "index" in self.scheme.needs:
             raise BadValueError("this scheme needs each sample's index: use fit, not fit_generator")
-        self.active, self._done, self._total = True, 0, max(1, epochs * steps)
         if hasattr(self.scheme, "begin_training"):
             self.scheme.begin_training(epochs)
+        if self.teacher is not None:
+            self.teacher.begin()
+        self.active, self._done, self._total = True, 0, max(1, epochs * steps)
         checked = self.scheme.check_values
         set_value_checks(self.scheme, False)  # read_labels has looked at them
         try:
@@ -130,7 +143,7 @@ class Labelling:
         self.batch = Batch(
             classes,
             numbers,
-            None if self.teach is None else self.teach(x if clean else self._x[numbers]),
+            None if self.teacher is None else self.teacher.logits(x if clean else self._x[numbers]),
             mix,
         )
         return x
@@ -159,8 +172,8 @@ class Labelling:
         """The optimizer has stepped."""
         self.batch = None
         self._done += 1
-        if self.after_step is not None:
-            self.after_step()
+        if self.teacher is not None:
+            self.teacher.follow()
 
     @contextmanager
     def attack(self) -> Iterator[None]:
@@ -218,7 +231,7 @@ class Labelling:
         mix = batch.mix
         if mix is not None:
             labels = None if mix.labels is None else mix.labels[order]
-            mix = Mix(mix.lam[order], mix.partner[order], labels)
+            mix = Mix(mix.lam[order], order.argsort()[mix.partner[order]], labels)
         self.batch = Batch(
             batch.y[order],
             numbers,
@@ -272,8 +285,8 @@ def _cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _moves(scheme: Any) -> bool:
-    """Whether the scheme's ``perturb`` is more than the default."""
-    x, y = torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
-    with torch.random.fork_rng(devices=[]):
-        moved, mix = scheme.perturb(x, y)
-    return mix is not None or moved is not x
+    """Whether the scheme's ``perturb`` is another than the default; its answers may be random."""
+    if isinstance(scheme, VirtualSmoothing):
+        return _moves(scheme.inner)
+    perturb = getattr(scheme.perturb, "__func__", scheme.perturb)
+    return perturb not in (LabelScheme.perturb, _leave_alone)

@@ -37,6 +37,8 @@ def read_labels(y: Any, num_classes: int, what: str = "y") -> tuple[Array, Array
         ValueError: another shape, a class outside [0, K), or rows that are no distributions.
     """
     y = np.asarray(y)
+    if y.dtype == bool:  # two classes, or one-hot
+        y = y.astype(np.int64)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 1:

@@ -10,8 +10,10 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
+from robustlabels.errors import BadValueError
 from robustlabels.integrations.art.classifiers import become
 from robustlabels.integrations.art.labelling import Labelling
 from robustlabels.integrations.art.numbered import Array, decode
@@ -64,6 +66,20 @@ class LabelledTrainer:
 
 class AttackingTrainer(LabelledTrainer):
     """``AdversarialTrainer``: it attacks part of a batch, then calls the classifier's ``fit``."""
+
+    def fit_generator(self, generator: Any, *args: Any, **kwargs: Any) -> None:
+        """ART's own; it gives inputs that were attacked before training any samples' labels."""
+        if transfers(self):
+            raise BadValueError(
+                "an attack with an estimator of its own is run once, before training, and ART "
+                "mixes up its inputs' labels in fit_generator: use fit"
+            )
+        super().fit_generator(generator, *args, **kwargs)
+
+
+def transfers(trainer: Any) -> bool:
+    """Whether an ``AdversarialTrainer`` has an attack on another classifier than its own."""
+    return any(a.estimator is not trainer._classifier for a in getattr(trainer, "attacks", []))
 
 
 class MadryTrainer:
@@ -125,10 +141,8 @@ class OracleAlignedTrainer(SteppingTrainer):
         self, i_epoch: int, nb_epochs: int, batch_id: int, x_batch: Array, y_batch: Array
     ) -> Any:
         own = super(SteppingTrainer, self)._batch_process  # type: ignore[misc]
-        before = [_copied(model) for model in self._list_avg_models]
         done = self._labelled(own, (i_epoch, nb_epochs, batch_id), x_batch, y_batch, ())
-        if all(_same(m, b) for m, b in zip(self._list_avg_models, before, strict=True)):
-            self._average(i_epoch)  # else ART has mended it
+        self._average(i_epoch)
         return done
 
     @torch.no_grad()
@@ -162,6 +176,22 @@ class OracleAlignedTrainer(SteppingTrainer):
 
 class IntervalTrainer(LabelledTrainer):
     """``AdversarialTrainerCertifiedIBPPyTorch``: its classifier's two losses are labelled."""
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        limits: Any = None,
+        certification_loss: Any = "interval_loss_cce",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """ART's own; see :class:`LabelledTrainer`."""
+        if certification_loss != "interval_loss_cce":
+            raise BadValueError(
+                "certification_loss must be 'interval_loss_cce': another one makes its own labels"
+            )
+        super().fit(x, y, limits, certification_loss, *args, **kwargs)
 
 
 class LabelledAttack:
@@ -199,6 +229,7 @@ class _Numbering:
     def get_batch(self) -> tuple[Array, Array]:
         """The next batch."""
         x, y = self._generator.get_batch()
+        x = np.asarray(x)  # ART takes no tensors
         return x, self._labelling.number(x, y)
 
     def __getattr__(self, name: str) -> Any:
@@ -209,11 +240,3 @@ def _recognisable(scheduler: Any) -> None:
     """ART asks for ``_LRScheduler``, which torch's own schedulers no longer are."""
     if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
         become(scheduler, torch.optim.lr_scheduler._LRScheduler)
-
-
-def _copied(classifier: Any) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in classifier.model.state_dict().items()}
-
-
-def _same(classifier: Any, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(v, before[k]) for k, v in classifier.model.state_dict().items())

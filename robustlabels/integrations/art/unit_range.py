@@ -5,6 +5,7 @@ ART's inputs may have any range, shape and preprocessing; attacks and eps of our
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,8 @@ class UnitRange:
         unit = torch.as_tensor(np.asarray(x))
         if tuple(unit.shape[1:]) != self.shape:
             raise BadValueError(f"{what} must have inputs {self.shape}, not {tuple(unit.shape)}")
-        if len(unit) and not (unit.min() >= self.low and unit.max() <= self.high):  # NaN too
+        inside = self.low - self._slack, self.high + self._slack
+        if len(unit) and not (unit.min() >= inside[0] and unit.max() <= inside[1]):  # NaN too
             raise BadValueError(
                 f"{what} must be in the classifier's clip_values [{self.low:g}, {self.high:g}], "
                 f"not in [{float(unit.min()):g}, {float(unit.max()):g}]"
@@ -59,23 +61,34 @@ class UnitRange:
         if (self.low, self.high) == (0.0, 255.0) and unit.dtype == torch.uint8:
             return unit  # the engine divides by 255 itself
         unit = unit.to(torch.float32)
-        if (self.low, self.high) != (0.0, 1.0):
-            unit = ((unit - self.low) / self.width).clamp_(0, 1)  # rounding
-        return unit
+        return unit if self._same else self.scaled(unit).clamp_(0, 1)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """(N, ...) of the classifier's range, whose values may leave it, -> those of [0, 1]."""
+        return x if self._same else (x - self.low) / self.width
 
     def from_unit(self, x: Tensor) -> Tensor:
         """Back, with a graph: (N, C, H, W) -> (N, *shape)."""
         if not self.images:
             x = x.reshape(len(x), *self.shape)
-        return x if (self.low, self.high) == (0.0, 1.0) else self.low + self.width * x
+        return x if self._same else self.low + self.width * x
+
+    @property
+    def _same(self) -> bool:
+        return (self.low, self.high) == (0.0, 1.0)
+
+    @property
+    def _slack(self) -> float:
+        """Rounding of float32, in which ART keeps clip values."""
+        return 0.0 if self._same else 1e-6 * max(abs(self.low), abs(self.high))
 
 
-def unit_range(classifier: Any, x: Any, eps: float) -> UnitRange:
+def unit_range(classifier: Any, x: Sequence[Any], eps: float) -> UnitRange:
     """The range that a classifier's ``clip_values`` name.
 
     Args:
         classifier: of ART.
-        x: the training inputs, which tell the range where there are no clip values; or None.
+        x: training and validation inputs, which tell the range where there are no clip values.
         eps: that range is wider by twice this, so that it never clips an attack.
 
     Raises:
@@ -83,17 +96,20 @@ def unit_range(classifier: Any, x: Any, eps: float) -> UnitRange:
     """
     shape = tuple(classifier.input_shape)
     if classifier.clip_values is None:
-        if x is None:
+        if not x:
             raise BadValueError(
                 "a generator does not tell its range: give the classifier clip_values, e.g. (0, 1)"
             )
-        return UnitRange(float(np.min(x)) - 2 * eps, float(np.max(x)) + 2 * eps, shape)
-    low, high = (np.unique(np.asarray(v, dtype=np.float64)) for v in classifier.clip_values)
-    if len(low) != 1 or len(high) != 1 or not low[0] < high[0]:
+        known = [np.asarray(part) for part in x]
+        low = min(float(part.min()) for part in known) - 2 * eps
+        high = max(float(part.max()) for part in known) + 2 * eps
+        return UnitRange(low, high, shape)
+    lows, highs = (np.unique(np.asarray(v, dtype=np.float64)) for v in classifier.clip_values)
+    if len(lows) != 1 or len(highs) != 1 or not lows[0] < highs[0]:
         raise BadValueError(
             "clip_values must be one (low, high) for all features; an eps-ball has one radius"
         )
-    return UnitRange(float(low[0]), float(high[0]), shape)
+    return UnitRange(float(lows[0]), float(highs[0]), shape)
 
 
 class ClassifierModel(nn.Module):

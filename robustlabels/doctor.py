@@ -40,14 +40,34 @@ DEFECTS = (
     Defect(
         "torchattacks",
         "3.5.1",
-        "APGD and AutoAttack return tensors that carry a graph",
-        "outputs are detached",
+        "APGD, APGDT and AutoAttack return tensors that carry a graph; attacks that call backward "
+        "leave gradients in the parameters",
+        "outputs are detached, parameters frozen",
     ),
     Defect(
         "torchattacks",
         "3.5.1",
-        "TIFGSM and PIFGSM* fail on images of one channel",
-        "none: use another attack there",
+        "attacks seed torch's global generator, AutoAttack with the clock",
+        "the caller's generator is restored; by name, AutoAttack's seed comes from the run's",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "SPSA and PIFGSMPP ignore the target of their targeted mode and aim at the true label",
+        "that mode is refused",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "EADEN and EADL1 change their reference images in place, and may leave [0, 1]",
+        "outputs are clamped",
+    ),
+    Defect(
+        "torchattacks",
+        "3.5.1",
+        "TIFGSM and PIFGSM* fail on images of one channel, FAB with norm L1, Square with L2 on "
+        "images of 12, 14, 18, 19 or 24 pixels",
+        "none: use another attack there (docs/torchattacks.md has a table)",
     ),
     Defect(
         "torchattacks",

@@ -29,6 +29,7 @@ _PUBLIC = {
     "list_trainers": "robustlabels.factories",
     "make_attack": "robustlabels.factories",
     "make_dataset": "robustlabels.factories",
+    "make_evaluation": "robustlabels.factories",
     "make_model": "robustlabels.factories",
     "make_scheme": "robustlabels.factories",
     "make_trainer": "robustlabels.factories",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from robustlabels.factories import list_trainers as list_trainers
     from robustlabels.factories import make_attack as make_attack
     from robustlabels.factories import make_dataset as make_dataset
+    from robustlabels.factories import make_evaluation as make_evaluation
     from robustlabels.factories import make_model as make_model
     from robustlabels.factories import make_scheme as make_scheme
     from robustlabels.factories import make_trainer as make_trainer

@@ -155,6 +155,20 @@ def make_dataset(name: str, root: str | None = None, **params: Any) -> DataSet:
     return data
 
 
+def make_evaluation(name: str, **params: Any) -> Any:
+    """An evaluation by name: ``evaluation(model, x, y, context)`` -> a dict that JSON can hold.
+
+    Args:
+        name: one of :func:`list_evaluations`.
+        **params: the evaluation's own.
+    """
+    evaluation = build("evaluations", name, params)
+    with _named_source("evaluations", name):
+        if isinstance(evaluation, type) or not callable(evaluation):
+            raise BadValueError(f"{name} is not an evaluation: {evaluation!r} is not callable")
+    return evaluation
+
+
 @contextmanager
 def _named_source(kind: str, name: str) -> Iterator[None]:
     """Add to the refusal of a third party's thing who registered it."""

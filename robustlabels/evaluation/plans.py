@@ -12,7 +12,6 @@ from robustlabels.attacks.foreign import as_attack
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.context import Evaluation
-from robustlabels.plugins import build
 
 _SLOW, _QUICK = 200.0, 10.0  # what slow attacks and others weigh in the progress
 
@@ -60,7 +59,7 @@ def plan_evaluations(evaluations: Sequence[Named | Evaluation]) -> list[tuple[st
     for given in _sequence("evaluations", evaluations):
         if isinstance(given, str | Mapping):
             label, params = _named("evaluations", given)
-            plans.append((_fresh(label, names), build("evaluations", label, params)))
+            plans.append((_fresh(label, names), factories.make_evaluation(label, **params)))
         elif callable(given):
             label = getattr(given, "__name__", type(given).__name__).lower()
             plans.append((_fresh(f"user:{label}", names), given))

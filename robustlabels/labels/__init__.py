@@ -9,6 +9,7 @@ from robustlabels.labels.base import (
     Scheme,
     complete,
     hard_target,
+    labels_of,
     set_value_checks,
 )
 from robustlabels.labels.distillation import LowTemperatureDistillation
@@ -44,6 +45,7 @@ __all__ = [
     "complete",
     "hard_target",
     "kl_divergence",
+    "labels_of",
     "set_value_checks",
     "soft_cross_entropy",
 ]

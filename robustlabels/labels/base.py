@@ -276,6 +276,44 @@ def complete(scheme: Any, name: str = "scheme") -> Any:
     return scheme
 
 
+def labels_of(
+    scheme: Any,
+    y: Tensor,
+    logits: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
+    progress: float = 1.0,
+    mix: Mix | None = None,
+    index: Tensor | None = None,
+) -> Tensor:
+    """A scheme's labels, given what it declares to need of ``mix`` and ``index``.
+
+    Args:
+        scheme: any label scheme; the others as in :meth:`LabelScheme.labels`.
+
+    Returns:
+        (N, num_outputs), detached.
+
+    Raises:
+        ValueError: the scheme gave something else.
+    """
+    given = {"mix": mix, "index": index}
+    extra = {name: value for name, value in given.items() if name in scheme.needs}
+    labels = scheme.labels(
+        y,
+        logits=None if logits is None else logits.detach(),
+        teacher_logits=teacher_logits,
+        progress=progress,
+        **extra,
+    )
+    if not isinstance(labels, Tensor) or labels.shape != (len(y), scheme.num_outputs):
+        what = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise BadValueError(
+            f"{type(scheme).__name__}.labels must return a tensor "
+            f"{(len(y), scheme.num_outputs)}, not {what}"
+        )
+    return labels.detach()
+
+
 def set_value_checks(scheme: Any, wanted: bool) -> None:
     """Switch a scheme's look at values (range of y, NaN) on or off."""
     with contextlib.suppress(AttributeError):  # a class attribute beside __slots__: it stays

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlabels.errors import BadValueError
-from robustlabels.labels.base import Mix, complete
+from robustlabels.labels.base import Mix, complete, labels_of
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -102,12 +102,5 @@ class LabelLoss(nn.Module):
             mix: what ``scheme.perturb`` returned, for mixing schemes.
             index: int64 (N,), for schemes that need it.
         """
-        extra: dict[str, Any] = {}
-        if "mix" in self.scheme.needs:
-            extra["mix"] = mix
-        if "index" in self.scheme.needs:
-            extra["index"] = index
-        q = self.scheme.labels(
-            y, logits=logits.detach(), teacher_logits=teacher_logits, progress=progress, **extra
-        )
-        return soft_cross_entropy(logits, q.detach(), self.reduction)
+        q = labels_of(self.scheme, y, logits, teacher_logits, progress, mix, index)
+        return soft_cross_entropy(logits, q, self.reduction)

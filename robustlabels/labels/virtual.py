@@ -14,6 +14,7 @@ from robustlabels.labels.base import (
     Mix,
     complete,
     hard_target,
+    labels_of,
     one_hot,
     set_value_checks,
 )
@@ -116,17 +117,14 @@ class VirtualSmoothing(LabelScheme):
             if target.is_floating_point():
                 return target.to(like)
             return one_hot(target, self.num_outputs, like)
-        extra: dict[str, Any] = {}
-        if "mix" in self.needs:
-            extra["mix"] = mix
-        if "index" in self.needs:
-            extra["index"] = index
-        inner = self.inner.labels(
+        inner = labels_of(
+            self.inner,
             y,
-            logits=None if logits is None else logits[:, :k],
-            teacher_logits=None if teacher_logits is None else teacher_logits[:, :k],
-            progress=progress,
-            **extra,
+            None if logits is None else logits[:, :k],
+            None if teacher_logits is None else teacher_logits[:, :k],
+            progress,
+            mix,
+            index,
         ).to(like)
         return torch.cat([(1 - self.alpha) * inner, self.alpha * self._spread(len(y), like)], dim=1)
 

@@ -201,7 +201,7 @@ def _train(
     set_value_checks(engine.scheme, False)
     try:
         outcome = engine.run(keeper)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may call sys.exit
         if folder is not None:
             if _worthless(folder):
                 folder.discard()

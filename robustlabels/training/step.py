@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlabels.labels import Mix, hard_target, kl_divergence, soft_cross_entropy
+from robustlabels.labels import (
+    Mix,
+    hard_target,
+    kl_divergence,
+    labels_of,
+    soft_cross_entropy,
+)
 
 
 class Step:
@@ -82,19 +88,15 @@ class Step:
             (N, num_outputs), detached.
         """
         if self._labels is None:
-            extra: dict[str, Any] = {}
-            if "mix" in self.scheme.needs:
-                extra["mix"] = self.mix
-            if "index" in self.scheme.needs:
-                extra["index"] = self.index
-            labels: Tensor = self.scheme.labels(
+            self._labels = labels_of(
+                self.scheme,
                 self.y,
-                logits=None if logits is None else logits.detach().float(),
-                teacher_logits=self.teacher_logits,
-                progress=self.progress,
-                **extra,
+                None if logits is None else logits.float(),
+                self.teacher_logits,
+                self.progress,
+                self.mix,
+                self.index,
             )
-            self._labels = labels.detach()
         return self._labels
 
     def ce(self, logits: Tensor) -> Tensor:

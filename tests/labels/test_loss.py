@@ -282,7 +282,7 @@ class WrongWidth:
 def test_refuses_labels_that_would_broadcast(shape: tuple[int, int]) -> None:
     """(1, 4) against (6, 4) broadcasts: every sample would be trained on the first one's label."""
     z, y = batch()
-    with pytest.raises(ValueError, match=r"target must have shape \(6, 4\).*not \(\d, \d\)"):
+    with pytest.raises(ValueError, match=r"WrongWidth.*return a tensor \(6, 4\), not \(\d, \d\)"):
         LabelLoss(WrongWidth(shape))(z, y)
 
 

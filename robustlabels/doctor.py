@@ -83,6 +83,33 @@ DEFECTS = (
         "alpha is scaled with eps unless it is given",
     ),
     Defect(
+        "adversarial-robustness-toolbox",
+        "1.20.1",
+        "AutoConjugateGradient and RescalingAutoConjugateGradient drop the sign of their direction "
+        "for Linf: steps as small as the gradient, and far too much robustness",
+        "art:... refuses Linf for them",
+    ),
+    Defect(
+        "adversarial-robustness-toolbox",
+        "1.20.1",
+        "BoundaryAttack and HopSkipJump start from generators that nobody can seed, and hand "
+        "float64 images to float32 models with numpy 2",
+        "they draw from numpy's global generator; images are cast",
+    ),
+    Defect(
+        "adversarial-robustness-toolbox",
+        "1.20.1",
+        "GeoDA fails with numpy 2 and writes files into the working folder; AutoAttack fails "
+        "without multiprocess, which is not declared; ShadowAttack given labels aims at them",
+        "mended while they run; ShadowAttack gets no labels",
+    ),
+    Defect(
+        "adversarial-robustness-toolbox",
+        "1.20.1",
+        "attacks erase the gradients that a step has accumulated in the model's parameters",
+        "attacks by name never see the parameters; for ready objects gradients are kept",
+    ),
+    Defect(
         "pyautoattack",
         "0.2.0",
         "state_path: a resumed evaluation raises, or returns only its own images",

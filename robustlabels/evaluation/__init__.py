@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustlabels.evaluation.accuracy import correct, predict, robust_accuracy, top_k_accuracy
+from robustlabels.evaluation.auto import Verdicts, autoattack
 from robustlabels.evaluation.builtin import Accuracy, Calibration
 from robustlabels.evaluation.calibration import expected_calibration_error
 from robustlabels.evaluation.checks import check_classifier
@@ -13,6 +14,8 @@ from robustlabels.hookspecs import Register, hookimpl
 __all__ = [
     "Context",
     "Evaluation",
+    "Verdicts",
+    "autoattack",
     "check_classifier",
     "correct",
     "evaluate",

@@ -47,6 +47,8 @@ SOFT = frozenset(
 """Attacks whose loss takes soft labels, or that look at no label (GN, TPGD, VANILA)."""
 
 L2 = frozenset({"PGDL2", "PGDRSL2"})
+"""Attacks whose only norm is L2; Linf is the others'."""
+
 DEAF = frozenset({"PIFGSMPP", "SPSA"})
 """Attacks that ignore the target of their targeted mode."""
 

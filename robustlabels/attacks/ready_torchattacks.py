@@ -52,6 +52,12 @@ L2 = frozenset({"PGDL2", "PGDRSL2"})
 DEAF = frozenset({"PIFGSMPP", "SPSA"})
 """Attacks that ignore the target of their targeted mode."""
 
+_THEIRS = (
+    *(RuntimeError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(AssertionError, AttributeError, NameError),
+)
+"""What torchattacks raises; anything else, such as an OSError, is the model's or the system's."""
+
 
 class ReadyTorchAttack:
     """A torchattacks object that its user made, under our protocol.
@@ -189,7 +195,7 @@ def in_one_line(name: str, x: Tensor, params: dict[str, Any]) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except _THEIRS as error:
         raise BadValueError(
             f"{name} failed on inputs of shape {tuple(x.shape)} with {params}: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 art = pytest.importorskip("art")
 from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent  # noqa: E402
 from art.defences import trainer as arts  # noqa: E402
-from art.defences.preprocessor import LabelSmoothing  # noqa: E402
+from art.defences.preprocessor import GaussianAugmentation, LabelSmoothing  # noqa: E402
 from art.estimators.classification import PyTorchClassifier  # noqa: E402
 
 import robustlabels as rl  # noqa: E402
@@ -345,6 +345,12 @@ def test_what_is_refused(digits: Any) -> None:
             "ls",
             None,
             "makes labels",
+        ),
+        (
+            trainer(classifier(preprocessing_defences=GaussianAugmentation(augmentation=True))),
+            "ls",
+            None,
+            "adds samples",
         ),
         (trainer(), rl.make_scheme("ls", 7), None, "7 classes"),
         (trainer(), "ltd", None, "needs a teacher"),

@@ -200,7 +200,7 @@ def test_labels_in_all_of_arts_formats(digits: Any, kind: str) -> None:
 @pytest.mark.parametrize("generated", [False, True])
 def test_soft_labels_reach_the_loss(digits: Any, generated: bool) -> None:
     """ART's trainers argmax them. For ``ls`` the mixture of labels has a closed form."""
-    x, y = digits
+    x, _ = digits
     soft = np.random.RandomState(0).dirichlet(np.ones(10) / 4, len(x)).astype(np.float32)
     model = Net()
     logits: list[Tensor] = []
@@ -222,11 +222,10 @@ def test_every_kind_of_attack(digits: Any) -> None:
     """ART's, torchattacks', ours, by name or as objects: the training inputs are where the attack
     brings them, eps away."""
     x, y = digits
-    c = classifier(clip_values=(0, 2))
-    attacks = {
-        "art object": FastGradientMethod(c, eps=0.2),
+    attacks: dict[str, Any] = {
+        "art object": lambda c: FastGradientMethod(c, eps=0.2),
         "art name": "art:FastGradientMethod",
-        "torchattacks object": torchattacks.FGSM(c.model, eps=0.1),
+        "torchattacks object": lambda c: torchattacks.FGSM(c.model, eps=0.1),
         "torchattacks name": "torchattacks:FGSM",
         "name": "fgsm",
         "table": {"name": "pgd", "steps": 1, "step_size": 0.1, "start": "none"},
@@ -234,10 +233,10 @@ def test_every_kind_of_attack(digits: Any) -> None:
     }
     for kind, attack in attacks.items():
         c = classifier(clip_values=(0, 2))
-        if kind == "art object":
-            attack = FastGradientMethod(c, eps=0.2)
-        given = None if kind.endswith("object") else 0.2
-        trainer = LabelTrainer(c, "vs", attack=attack, eps=given, seed=1)
+        made = kind.endswith("object")
+        trainer = LabelTrainer(
+            c, "vs", attack=attack(c) if made else attack, eps=None if made else 0.2, seed=1
+        )
         trainer.fit(2 * x, y, nb_epochs=1, batch_size=len(x))
         (reached,) = c.model.seen[True]
         # The batch is shuffled: each row's nearest clean image is at the radius.

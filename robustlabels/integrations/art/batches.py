@@ -40,6 +40,8 @@ class GeneratorSplit:
         """The generator's next batch for each tensor of indices."""
         for _ in indices:
             x, y = self._generator.get_batch()
+            if len(x) == 1 < self._generator.batch_size:
+                x, y = self._generator.get_batch()  # batch norm can't train on one sample
             classes, soft = read_labels(y, self._classes, "the generator's y")
             labels = torch.from_numpy(classes)
             hot = torch.nn.functional.one_hot(labels, self._classes).float()

@@ -215,6 +215,11 @@ def check_classifier(classifier: Any, scheme: Any) -> None:
                 f"the classifier's preprocessing defence {name} makes labels, and so does the "
                 "scheme: take it out (robustlabels has ls and mixup)"
             )
+        if getattr(defence, "augmentation", False) and defence.apply_fit:
+            raise BadValueError(
+                f"the classifier's preprocessing defence {name} adds samples to a batch, whose "
+                "labels are not known: make it with augmentation=False"
+            )
     if classifier.nb_classes != scheme.num_classes:
         raise BadValueError(
             f"the scheme has {scheme.num_classes} classes and the classifier "

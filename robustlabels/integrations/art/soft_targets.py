@@ -28,6 +28,8 @@ class SoftTargets:
         self.needs = frozenset(scheme.needs) | {"index"}
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_scheme":  # a copy in the making
+            raise AttributeError(name)
         return getattr(self._scheme, name)
 
     @property

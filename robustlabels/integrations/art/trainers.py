@@ -89,13 +89,19 @@ class MadryTrainer:
     attack: Any
 
     def fit(
-        self, x: Any, y: Any, validation_data: Any = None, batch_size: int | None = None, **kw: Any
+        self,
+        x: Any,
+        y: Any,
+        validation_data: Any = None,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """ART's own; see :class:`LabelledTrainer`."""
         size = batch_size or self.batch_size
         if size is not None:
             self.attack.set_params(batch_size=size)
-        super().fit(x, y, validation_data, batch_size, **kw)  # type: ignore[misc]
+        super().fit(x, y, validation_data, batch_size, *args, **kwargs)  # type: ignore[misc]
 
 
 class SteppingTrainer(LabelledTrainer):

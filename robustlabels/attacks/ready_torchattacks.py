@@ -53,8 +53,14 @@ DEAF = frozenset({"PIFGSMPP", "SPSA"})
 """Attacks that ignore the target of their targeted mode."""
 
 _THEIRS = (
-    *(RuntimeError, ValueError, TypeError, LookupError, ArithmeticError),
-    *(AssertionError, AttributeError, NameError),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 """What torchattacks raises; anything else, such as an OSError, is the model's or the system's."""
 

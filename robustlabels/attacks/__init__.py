@@ -9,6 +9,8 @@ from robustlabels.attacks.from_art import ArtAttack, ArtAttackFamily
 from robustlabels.attacks.from_torchattacks import TorchAttack, TorchAttackFamily
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.attacks.pgd import PGD
+from robustlabels.attacks.ready_art import ReadyArtAttack
+from robustlabels.attacks.ready_torchattacks import ReadyTorchAttack
 from robustlabels.hookspecs import Register, hookimpl
 from robustlabels.threat import parse_eps
 
@@ -18,6 +20,8 @@ __all__ = [
     "ArtAttack",
     "Attack",
     "AutoAttack",
+    "ReadyArtAttack",
+    "ReadyTorchAttack",
     "TorchAttack",
     "as_attack",
     "held_still",

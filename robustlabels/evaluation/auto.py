@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlabels import __version__
 from robustlabels.attacks.auto import APGD, Judged
 from robustlabels.attacks.base import held_still
 from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_size
@@ -22,6 +21,7 @@ from robustlabels.evaluation.auto_stages import Stage, every_target, standard
 from robustlabels.evaluation.auto_state import VerdictState, fingerprint
 from robustlabels.evaluation.checks import check_classifier
 from robustlabels.models import real_classes
+from robustlabels.runs import versions
 from robustlabels.threat import check_norm, parse_eps
 
 Progress = Callable[[float, str], None]
@@ -122,8 +122,7 @@ def autoattack(
             "seed": seed,
             "num_classes": classes,
             "batch_size": size,
-            "robustlabels": __version__,
-            "torch": torch.__version__,
+            **{name: versions()[name] for name in ("robustlabels", "torch")},
         }
         kept = None if state is None else VerdictState(Path(state), header)
         run = _Run(model, x, y, size, kept, progress)

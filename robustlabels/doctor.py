@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from robustlabels import runs
+from robustlabels._compat import robustbench_package
 from robustlabels.plugins import host
 
 # Distributions, not modules: torchattacks brings a module robustbench that is not RobustBench.
@@ -74,7 +75,7 @@ DEFECTS = (
         "3.5.1",
         "its wheel brings an old copy of the top-level package robustbench: of the two, whichever "
         "was installed last wins",
-        "none yet: with RobustBench, reinstall it last (pip install --force-reinstall --no-deps)",
+        "RobustBench is refused where it is overwritten, with the command that brings it back",
     ),
     Defect(
         "torchattacks",
@@ -113,14 +114,34 @@ DEFECTS = (
         "pyautoattack",
         "0.2.0",
         "state_path: a resumed evaluation raises, or returns only its own images",
-        "state_path is not used",
+        "state_path is not used; a state of our own resumes",
     ),
     Defect(
         "robustbench",
         "1.1.1",
         "does not import as installed: needs pkg_resources (setuptools < 81) and a module "
         "'autoattack' that the package index lacks",
-        "none yet",
+        "robustlabels.evaluation.robustbench brings both while it is imported",
+    ),
+    Defect(
+        "robustbench",
+        "1.1.1",
+        "downloads are not checked: a web page or half a file becomes a checkpoint; custom "
+        "checkpoints may run code, or are ignored",
+        "downloads are checked and recorded, files read by weights_only",
+    ),
+    Defect(
+        "robustbench",
+        "1.1.1",
+        "benchmark: device as a string, CIFAR-10-C, CIFAR-100-C and resuming fail; AutoAttack's "
+        "seed is the clock",
+        "all work with robustlabels.evaluation.robustbench.benchmark; seed=0 by default",
+    ),
+    Defect(
+        "robustbench",
+        "1.1.1",
+        "the Bai2023 models can't be built without CUDA",
+        "they are",
     ),
 )
 
@@ -155,6 +176,10 @@ def _devices() -> list[dict[str, str]]:
 
 def _extra(name: str, distributions: tuple[str, ...]) -> dict[str, str]:
     missing = [d for d in distributions if not _installed(d)]
+    wrong = robustbench_package.fault() if name == "robustbench" else None
+    if wrong is not None:
+        state, _, command = wrong.partition(": run  ")
+        return {"extra": name, "state": state, "command": command}
     return {
         "extra": name,
         "state": f"missing: {', '.join(missing)}" if missing else "installed",

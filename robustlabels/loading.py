@@ -65,6 +65,9 @@ def load_run(path: str | Path, which: str = "best") -> LoadedRun:
     scheme = None
     if not config.labels.name.startswith(OPAQUE):
         scheme = make_scheme(config.labels.name, scheme_classes, **config.labels.params)
-    model = make_model(config.model.name, outputs, (channels, height, width), **config.model.params)
+    params = config.model.params
+    if params.get("pretrained"):
+        params = {**params, "pretrained": False}  # the run has its own weights
+    model = make_model(config.model.name, outputs, (channels, height, width), **params)
     runs.load_into(model, runs.load_weights(weights), weights)
     return LoadedRun(model.eval(), scheme, config, classes, weights, summary)

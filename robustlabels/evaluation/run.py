@@ -23,6 +23,7 @@ from robustlabels.evaluation.judge import Judge, Stages
 from robustlabels.evaluation.plans import Named, plan_attacks, plan_evaluations
 from robustlabels.loading import OPAQUE, load_run
 from robustlabels.models import real_classes
+from robustlabels.models.zoo import is_zoo_name, zoo_classifier
 from robustlabels.runs import versions
 from robustlabels.threat import check_norm, parse_eps
 
@@ -53,7 +54,7 @@ def evaluate(
 
     Args:
         model: an ``nn.Module`` that maps images (N, C, H, W) in [0, 1] to logits (N, K or more),
-            or the path of a RUN folder.
+            the path of a RUN folder, or ``robustbench:DATASET/THREAT/NAME``.
         data: a name, a ``DataSet``, or what :func:`robustlabels.data.as_dataset` takes; its test
             split is judged, and a single pair, data set or loader is the test set. A run's own by
             default.
@@ -90,7 +91,10 @@ def evaluate(
             other logits each time, or too few.
         KeyError: no such attack, evaluation or data set.
     """
-    if isinstance(model, str | Path):
+    if is_zoo_name(model):
+        model, classes = zoo_classifier(model)
+        num_classes = classes if num_classes is None and scheme is None else num_classes
+    elif isinstance(model, str | Path):
         run = load_run(model, weights)
         model, scheme = run.model, run.scheme if scheme is None else scheme
         eps = run.config.eps if eps is None else eps

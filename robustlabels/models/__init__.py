@@ -16,6 +16,7 @@ from robustlabels.models.preact_resnet import preactresnet18
 from robustlabels.models.torchvision_models import mobilenet_v2, resnet18, vgg16
 from robustlabels.models.vit import vit_tiny
 from robustlabels.models.wide_resnet import wrn_28_10, wrn_34_10
+from robustlabels.models.zoo import ZOO, zoo_model
 
 __all__ = ["Normalize", "RealClasses", "adapt_model", "real_classes"]
 
@@ -36,6 +37,7 @@ MODELS = {
 
 @hookimpl
 def register_models(register: Register) -> None:
-    """The eleven of the design's section 5."""
+    """The eleven of the design's section 5, and RobustBench's zoo."""
     for name, factory in MODELS.items():
         register(name, factory)
+    register(ZOO, zoo_model)

@@ -27,6 +27,7 @@ from robustlabels.factories import (
 )
 from robustlabels.labels import complete
 from robustlabels.models import adapt_model
+from robustlabels.models.zoo import is_zoo_name
 from robustlabels.plugins import default_params
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.engine import Engine
@@ -182,7 +183,8 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
 
 def _warn_of_idle_teacher(config: Config, given: Given) -> None:
     """A teacher that nobody asked for: harmless, unless it is a misspelt scheme's."""
-    if given.teacher is None and not Path(str(config.teacher)).exists():
+    known = given.teacher is not None or is_zoo_name(config.teacher)
+    if not known and not Path(str(config.teacher)).exists():
         raise RunError(f"no teacher at {config.teacher}")
     warnings.warn(
         f"teacher {config.teacher!r} is not used: {config.labels.name} labels with "

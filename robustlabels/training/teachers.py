@@ -1,4 +1,5 @@
-"""Frozen teachers: a run, a checkpoint of the student's architecture, or a model from Python."""
+"""Frozen teachers: a run, a model of RobustBench's zoo, a checkpoint of the student's architecture,
+or a model from Python."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import nn
 from robustlabels import runs
 from robustlabels.errors import BadValueError
 from robustlabels.models import real_classes
+from robustlabels.models.zoo import is_zoo_name, zoo_classifier
 
 Teacher = str | Path | nn.Module
 
@@ -21,7 +23,8 @@ def load_teacher(
     """The teacher, frozen, in eval mode, with K outputs.
 
     Args:
-        teacher: a RUN folder (its best weights), a checkpoint file, or a module.
+        teacher: a RUN folder (its best weights), ``robustbench:DATASET/THREAT/NAME``, a checkpoint
+            file, or a module.
         num_classes: K.
         student: makes a new model of the student's architecture with that many outputs, for
             checkpoint files.
@@ -31,14 +34,14 @@ def load_teacher(
     """
     if isinstance(teacher, nn.Module):
         model = copy.deepcopy(teacher)
+    elif is_zoo_name(teacher):
+        model, classes = zoo_classifier(teacher)
+        _check_classes(teacher, classes, num_classes)
     elif Path(teacher).is_dir():
         from robustlabels.loading import load_run
 
         run = load_run(Path(teacher))
-        if run.num_classes != num_classes:
-            raise BadValueError(
-                f"teacher {teacher} has {run.num_classes} classes; the data has {num_classes}"
-            )
+        _check_classes(teacher, run.num_classes, num_classes)
         model = run.model
     else:
         path = Path(teacher)
@@ -46,3 +49,8 @@ def load_teacher(
         model = student(num_classes)
         runs.load_into(model, state, path)
     return real_classes(model, num_classes).eval().requires_grad_(False)
+
+
+def _check_classes(teacher: Teacher, classes: int, num_classes: int) -> None:
+    if classes != num_classes:
+        raise BadValueError(f"teacher {teacher} has {classes} classes; the data has {num_classes}")

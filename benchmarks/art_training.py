@@ -3,9 +3,9 @@
     python benchmarks/art_training.py [--rounds 7] [--out benchmarks/results/art_training.json]
 
 Both train a CNN of two convolutions on 28x28 images in batches of 128, PGD-7 from a random start,
-and the classifier's SGD. The contenders alternate; a ratio is the median over rounds of the quotient
-of neighbours. ART's trainer attacks 32 images at a time whatever its batch size is; the second row
-has it attack 128, as `with_labels` does.
+and the classifier's SGD. The contenders alternate; a ratio is the median over rounds of the
+quotient of neighbours. ART's trainer attacks 32 images at a time whatever its batch size is; the
+second row has it attack 128, as `with_labels` does.
 """
 
 from __future__ import annotations

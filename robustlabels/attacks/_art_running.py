@@ -65,6 +65,10 @@ def _fresh(attack: Any, quiet: bool) -> Any:
     Quiet ones show no progress bars.
     """
     twin = copy.copy(attack)
+    for name, value in vars(attack).items():
+        if isinstance(value, tuple) and any(getattr(v, "__self__", None) is attack for v in value):
+            # CompositeAdversarialAttack's methods, which would work on the original.
+            setattr(twin, name, tuple(getattr(twin, v.__name__) for v in value))
     if quiet and hasattr(twin, "verbose"):
         twin.verbose = False
     if quiet and getattr(twin, "attacker", "fgsm") != "fgsm":  # UniversalPerturbation's; fgsm: none

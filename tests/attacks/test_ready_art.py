@@ -226,6 +226,32 @@ def test_the_attacks_inside_are_quiet_too(capfd: Any) -> None:
     assert inside.attacks[0].verbose
 
 
+def test_a_copy_works_on_itself() -> None:
+    """CompositeAdversarialAttack keeps its methods in a tuple: a plain copy would run those of the
+    original, and leave a batch's state there."""
+    pytest.importorskip("kornia")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, K)).eval()
+    x = torch.rand(4, 3, 4, 4)
+    y = model(x).argmax(dim=1)
+    estimator = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (3, 4, 4), K, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    attack = evasion.CompositeAdversarialAttackPyTorch(estimator, max_iter=2, max_inner_iter=2)
+    found = []
+    for _ in range(2):
+        seed_everything(0)
+        # scaled: the comparison of answers would draw a number first
+        found.append(ReadyArtAttack(attack, scaled=False)(model, x, y))
+        assert attack.batch_size == 1  # as it was made
+    assert len(attack.is_attacked) == 1
+    assert torch.equal(*found)
+    attack.verbose = False
+    seed_everything(0)
+    plain = torch.from_numpy(attack.generate(x.numpy(), F.one_hot(y, K).float().numpy()))
+    assert torch.equal(found[0], plain)
+
+
 def test_evaluation_and_training() -> None:
     """Both take it as they take one by name; the numbers are the same."""
     x, y = images(Net(), 48)

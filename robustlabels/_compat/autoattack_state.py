@@ -57,8 +57,8 @@ class EvaluationState:
 
     @property
     def robust_flags(self) -> Tensor:
-        """The verdicts as RobustBench takes them: float32, for it calls ``.mean()``."""
-        return self.robust.float()
+        """The verdicts as RobustBench takes them: float64, for it calls ``.mean()``."""
+        return self.robust.double()
 
     @property
     def robust_accuracy(self) -> float:

@@ -52,8 +52,8 @@ class ZooFile:
             # torch's own way of saying what the hash begins with
             named = re.search(r"-([0-9a-f]{8,})\.", self.path.name)
             download(self.url, self.path, sha256=named[1] if named else "")
-        check_record(self.path)
         check_readable(self.path)
+        check_record(self.path)
 
 
 class ZooModel:
@@ -166,10 +166,12 @@ def check_readable(path: Path) -> None:
     """
     try:
         # Mapped, so that a whole file costs nothing; the format before torch 1.6 is read.
-        torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        mapped = zipfile.is_zipfile(path)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols
+            torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         text = str(error)
-        found = re.search(r"(?:GLOBAL|Unsupported (?:class|global:?)) ([\w.]+)", text)
+        found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", text)
         if found is None:
             why = " ".join(text.split())[:100]
             raise RunError(f"{path} is not a readable checkpoint ({why}): delete it") from error

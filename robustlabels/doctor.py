@@ -178,8 +178,7 @@ def _extra(name: str, distributions: tuple[str, ...]) -> dict[str, str]:
     missing = [d for d in distributions if not _installed(d)]
     wrong = robustbench_package.fault() if name == "robustbench" else None
     if wrong is not None:
-        state, _, command = wrong.partition(": run  ")
-        return {"extra": name, "state": state, "command": command}
+        return {"extra": name, "state": wrong.state, "command": wrong.command}
     return {
         "extra": name,
         "state": f"missing: {', '.join(missing)}" if missing else "installed",

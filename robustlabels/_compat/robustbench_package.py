@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,17 @@ from robustlabels.errors import MissingExtraError, missing_extra
 
 _BRINGS_A_COPY = "torchattacks"
 Files = dict[str, importlib.metadata.PackagePath]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an installed RobustBench, and the command that mends it, if one does."""
+
+    state: str
+    command: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state}: run  {self.command}" if self.command else self.state
 
 
 @functools.cache
@@ -37,7 +49,7 @@ def robustbench() -> ModuleType:
         raise missing_extra("RobustBench", "robustbench")
     wrong = fault()
     if wrong is not None:
-        raise MissingExtraError(wrong)
+        raise MissingExtraError(str(wrong))
     before = set(sys.modules)
     # timm tells that the old names which robustbench imports are deprecated.
     with stand_ins({"autoattack": _autoattack, "pkg_resources": _pkg_resources}):
@@ -56,11 +68,8 @@ def robustbench() -> ModuleType:
     return sys.modules["robustbench"]
 
 
-def fault() -> str | None:
-    """What is wrong with an installed RobustBench, and how to mend it; None where nothing is.
-
-    Nothing of it is imported.
-    """
+def fault() -> Fault | None:
+    """What is wrong with an installed RobustBench; None if nothing. It is not imported."""
     files = _files("robustbench")
     start = (files or {}).get("robustbench/__init__.py")
     if files is None or start is None:  # not installed, or in a way that tells no files (editable)
@@ -69,14 +78,15 @@ def fault() -> str | None:
     again = f"pip install --force-reinstall --no-deps robustbench=={version}"
     real = Path(start.locate())
     if not real.is_file():
-        return (
-            f"RobustBench {version} has lost files, as when {_BRINGS_A_COPY} is uninstalled, which "
-            f"owned them too: run  {again}"
+        return Fault(
+            f"RobustBench {version} has lost files, as when {_BRINGS_A_COPY}, which owned them "
+            "too, is uninstalled",
+            again,
         )
     spec = importlib.util.find_spec("robustbench")
     found = None if spec is None or spec.origin is None else Path(spec.origin)
     if found is None or found.resolve() != real.resolve():
-        return (
+        return Fault(
             f"RobustBench {version} is at {real.parent}, but Python finds another robustbench "
             f"first, at {found}: remove that one, or run Python elsewhere"
         )
@@ -84,9 +94,10 @@ def fault() -> str | None:
     for path in files.keys() & theirs.keys():
         there = _hash(Path(files[path].locate()))
         if there != _recorded(files[path]) and there == _recorded(theirs[path]):
-            return (
-                f"RobustBench {version} is overwritten: {_BRINGS_A_COPY} brings an old package "
-                f"robustbench, and was installed after it; run  {again}"
+            return Fault(
+                f"RobustBench {version} is overwritten by the old package robustbench that "
+                f"{_BRINGS_A_COPY}, installed after it, brings",
+                again,
             )
     return None
 

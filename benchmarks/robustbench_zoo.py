@@ -81,8 +81,8 @@ def row(name: str, folder: Path) -> dict[str, Any]:
 
 def staged(entry: ZooModel, model: Any) -> list[State]:
     """The files' contents from which RobustBench makes this model."""
-    if entry.timm_name is not None:
-        return [model.model.state_dict()]
+    if entry.timm_name is not None:  # some are normalised, some not
+        return [getattr(model, "model", model).state_dict()]
     if not isinstance(entry.entry["gdrive_id"], list):
         state = model.state_dict()
         if entry.name.startswith(_LAST):
@@ -97,6 +97,8 @@ def staged(entry: ZooModel, model: Any) -> list[State]:
     parts: list[nn.Module] = list(getattr(model, "models", ()))
     if entry.name.startswith("Bai2024"):
         parts = [model.std_model, model.rob_model]
+    if entry.dataset == "imagenet":
+        parts[1] = parts[1].model  # type: ignore[assignment]
     return [part.state_dict() for part in parts]
 
 

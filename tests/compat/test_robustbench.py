@@ -20,6 +20,7 @@ from torchvision.datasets import CIFAR10
 
 import robustlabels as rl
 from robustlabels._compat import autoattack_module
+from robustlabels._compat.autoattack_state import EvaluationState
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.errors import BadValueError, DataError, RunError
 from robustlabels.evaluation.robustbench import benchmark, load_model
@@ -145,13 +146,16 @@ def test_a_benchmark_that_was_stopped_goes_on(
     model: nn.Module, cifar: tuple[Path, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In RobustBench itself it raises, after all attacks; the state of another model is refused."""
-    folder, _, _ = cifar
-    given: dict[str, Any] = {"data_dir": folder, "eps": EPS, "batch_size": 7}
+    folder, x, y = cifar
+    given: dict[str, Any] = {"data_dir": folder, "eps": 0.9, "batch_size": 7, "seed": 3}
+    given["threat_model"] = "L2"
     whole = benchmark(model, N, **given)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(pyautoattack.autoattack.SquareAttack, "perturb", lambda *_: 1 / 0)
         benchmark(model, N, **given, aa_state_path="state")
     assert benchmark(model, N, **given, aa_state_path=Path("state")) == whole
+    expected = AutoAttack(0.9, "L2", seed=3, batch_size=7).run(model, x, y)
+    assert torch.equal(EvaluationState.from_disk("state").x_adv, expected.x_adv)  # the seed's
     torch.manual_seed(1)
     with pytest.raises(RunError, match="state is the state of another run"):
         benchmark(Tiny().eval(), N, **given, aa_state_path="state")

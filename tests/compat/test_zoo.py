@@ -210,6 +210,18 @@ def test_a_custom_checkpoint(
         load_model("Standard", tmp_path, custom_checkpoint=custom)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA there is nothing to mend")
+def test_a_part_that_calls_cuda_is_built_on_the_cpu(zoo_package: Any, x: Tensor) -> None:
+    """The net that the Bai2023 models mix; outside, ``.cuda()`` must go on to fail."""
+    from robustbench.model_zoo.architectures.bit_rn import KNOWN_MODELS
+
+    with robustbench_zoo._building():
+        net = KNOWN_MODELS["BiT-M-R50x1"](head_size=10, zero_head=False)
+    assert logits(net, x[:1])[0].shape[0] == 1
+    with pytest.raises((RuntimeError, AssertionError)):
+        torch.zeros(1).cuda()
+
+
 class Drive(BaseHTTPRequestHandler):
     """Google Drive, as the zoo meets it."""
 

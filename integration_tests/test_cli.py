@@ -101,8 +101,8 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
 
 
 def test_the_python_of_the_readme(tmp_path: Path) -> None:
-    """Both snippets run as they stand, on the embedded digits instead of CIFAR-10."""
-    loop, trainers = snippets("python")
+    """The snippets run as they stand, on the embedded digits instead of CIFAR-10."""
+    loop, trainers, _ = snippets("python")
     for old, new in (
         ('"resnet18", "cifar10"', '"linear", "digits"'),
         ("epochs=200", "epochs=1"),
@@ -224,3 +224,27 @@ def test_killed_before_the_first_save(tmp_path: Path) -> None:
 def wait_for(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not there():
         assert process.poll() is None, process.communicate()
+
+
+def test_the_readmes_lines_for_art(tmp_path: Path) -> None:
+    """They need no more than a classifier, a trainer of ART's and data."""
+    pytest.importorskip("art")
+    _, _, lines = snippets("python")
+    assert "nb_epochs=20" in lines
+    code = (
+        "import numpy as np, torch, robustlabels as rl\n"
+        "from art.defences.trainer import AdversarialTrainerFBFPyTorch\n"
+        "from art.estimators.classification import PyTorchClassifier\n"
+        "def made():\n"
+        "    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 10))\n"
+        "    return PyTorchClassifier(model, torch.nn.CrossEntropyLoss(), (3, 2, 2), 10,\n"
+        "        optimizer=torch.optim.SGD(model.parameters(), lr=0.1), clip_values=(0, 1))\n"
+        "x = np.random.rand(40, 3, 2, 2).astype(np.float32)\n"
+        "y = np.arange(40) % 10\n"
+        "classifier, art_trainer = made(), AdversarialTrainerFBFPyTorch(made(), eps=0.1)\n"
+        f"{lines.replace('nb_epochs=20', 'nb_epochs=1')}\n"
+        "assert art_trainer.get_classifier().predict(x).shape == (40, 10)\n"
+        "assert classifier.predict(x).shape == (40, 10)\n"
+    )
+    exit_code, _, err = run([sys.executable, "-c", code], tmp_path)
+    assert exit_code == 0, err

@@ -307,9 +307,9 @@ def labels_of(
     )
     if not isinstance(labels, Tensor) or labels.shape != (len(y), scheme.num_outputs):
         what = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        name = f"{type(scheme).__module__}.{type(scheme).__name__}"
         raise BadValueError(
-            f"{type(scheme).__name__}.labels must return a tensor "
-            f"{(len(y), scheme.num_outputs)}, not {what}"
+            f"{name}.labels must return a tensor {(len(y), scheme.num_outputs)}, not {what}"
         )
     return labels.detach()
 

@@ -119,7 +119,7 @@ def make_attack(name: str, eps: float, norm: str = "Linf", **params: Any) -> Att
 def make_model(
     name: str, num_classes: int, input_shape: tuple[int, int, int], **params: Any
 ) -> nn.Module:
-    """A model by name, with random weights from torch's global generator.
+    """A model by name, with random weights from torch's global generator (zoo models: their own).
 
     Args:
         name: one of :func:`list_models`.

@@ -41,6 +41,8 @@ _PACKAGES = [
     "torch",
     "torchvision",
     "torchattacks",
+    "adversarial-robustness-toolbox",
+    "robustbench",
     "pyautoattack",
     "pluggy",
     "torchmetrics",

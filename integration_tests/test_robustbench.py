@@ -86,6 +86,8 @@ def environment(make_environment: Callable[[str], Any]) -> Any:
     made = make_environment("robustbench")
     made.run("python", "-m", "pip", "install", "--upgrade", "pip", "setuptools")
     made.run("python", "-m", "pip", "install", "robustbench>=1.1.1")
+    # Its own copy, also where the running environment has one: a test overwrites it.
+    made.run("python", "-m", "pip", "install", "--force-reinstall", "--no-deps", "robustbench")
     return made
 
 

@@ -1,0 +1,110 @@
+"""What an audit found: one record for each check, and the line above them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CLAIM = 0.05
+"""A model of which PGD leaves no more than this claims nothing that could be masked."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that was put to the model.
+
+    Attributes:
+        name: what was looked at, e.g. "restarts".
+        measured: names and numbers (shares in [0, 1], unless the name says otherwise), texts, or
+            None for what could not be measured.
+        threshold: what passes, in words.
+        passed: whether it did.
+        why: why it matters.
+        source: where the check comes from.
+        claim: whose figure a failure discredits: "PGD" or "FGSM".
+    """
+
+    name: str
+    measured: Mapping[str, Any]
+    threshold: str
+    passed: bool
+    why: str
+    source: str
+    claim: str = "PGD"
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Whether the robustness that PGD shows is real.
+
+    Attributes:
+        checks: every check that was made; the audit is passed if all are.
+        attacks: robust accuracy under each attack at eps, alone and on all images, "PGD" and
+            "FGSM" among them.
+        worst_attack: the attack that leaves least, of those on all images.
+        robust_accuracy: share of the images that no attack at eps broke: at most ``worst``.
+        clean_accuracy: before any attack.
+        n: images.
+        eps: radius.
+        norm: "Linf" or "L2".
+        seed: of every random number.
+        num_classes: K; the judge looks at the first K logits.
+        virtual_classes: outputs beyond K.
+        resolution: the smallest lead (a share) of one attack over another that ``n`` images can
+            show to be no accident.
+        seconds: wall-clock time.
+    """
+
+    checks: tuple[Check, ...]
+    attacks: Mapping[str, float]
+    worst_attack: str
+    robust_accuracy: float
+    clean_accuracy: float
+    n: int
+    eps: float
+    norm: str
+    seed: int
+    num_classes: int
+    virtual_classes: int
+    resolution: float
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether every check passed: nothing suggests that the robustness is not real."""
+        return not self.failed
+
+    @property
+    def worst(self) -> float:
+        """Robust accuracy under the strongest single attack."""
+        return self.attacks[self.worst_attack]
+
+    @property
+    def claim(self) -> str:
+        """The attack whose figure is on trial: "PGD"; "FGSM" where that alone is discredited."""
+        return "FGSM" if {check.claim for check in self.failed} == {"FGSM"} else "PGD"
+
+    @property
+    def verdict(self) -> str:
+        """One line: ``consistent``, or ``masked: PGD 62.0 %, worst 41.0 % (Square)``."""
+        if self.consistent:
+            return "consistent"
+        claimed, worst = 100 * self.attacks[self.claim], 100 * self.worst
+        return f"masked: {self.claim} {claimed:.1f} %, worst {worst:.1f} % ({self.worst_attack})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: the fields, and ``consistent``, ``verdict``, ``worst``, ``failed``."""
+        return {
+            "verdict": self.verdict,
+            "consistent": self.consistent,
+            "worst": self.worst,
+            "failed": [check.name for check in self.failed],
+            **asdict(self),
+            "checks": [asdict(check) for check in self.checks],
+        }

@@ -23,6 +23,7 @@ ALLOWED = {
     "errors": set(),
     "hookspecs": set(),
     "randomness": set(),
+    "processes": set(),
     "_compat": {"errors", "runs"},
     "labels": {"errors", "hookspecs"},
     "threat": {"errors"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "leaderboard": {"errors", "threat", "runs"},
     "doctor": {*BOTTOM, "runs", "plugins"},
 }
-GROUND = {*BOTTOM, "threat", "plugins", "config", "runs", "factories", "loading"}
+GROUND = {*BOTTOM, "processes", "threat", "plugins", "config", "runs", "factories", "loading"}
 THINGS = {"labels", "attacks", "models", "data"}
 ALLOWED["evaluation"] = GROUND | THINGS
 ALLOWED["training"] = GROUND | THINGS | {"__version__"}

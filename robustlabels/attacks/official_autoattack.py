@@ -55,6 +55,10 @@ class AutoAttackResult:
 class AutoAttack:
     """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, each on what the ones before it left.
 
+    Calling it, or :meth:`run`, runs the official code. :func:`robustlabels.evaluate` runs our own
+    implementation of version "standard" in its place, whose verdicts are the same
+    (:func:`robustlabels.evaluation.autoattack`), unless ``official`` says otherwise.
+
     Args:
         eps: radius, in the inputs' units.
         norm: "Linf", "L2" or "L1".
@@ -63,6 +67,7 @@ class AutoAttack:
         seed: of the attacks' random starts.
         batch_size: images at a time; by default 250, and 50 above 3x64x64. Random starts are
             drawn per batch, so it belongs to what a figure's reproduction needs.
+        official: :func:`robustlabels.evaluate` runs the official code.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class AutoAttack:
         version: str = "standard",
         seed: int = 0,
         batch_size: int | None = None,
+        official: bool = False,
     ) -> None:
         self.norm = check_norm(norm)
         self.eps = parse_eps(eps, norm)
@@ -81,7 +87,10 @@ class AutoAttack:
             raise BadValueError(f"seed must be an integer, not {seed!r}")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise BadValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
+        if not isinstance(official, bool):
+            raise BadValueError(f"official must be true or false, not {official!r}")
         self.version, self.seed, self.batch_size = version, seed, batch_size
+        self.official = official or version != "standard"
 
     takes_soft_labels = False
 
@@ -96,7 +105,8 @@ class AutoAttack:
             ValueError: too few classes for the losses, or images that Square can't tile.
         """
         attacks = [] if self.version == "rand" else ["apgd-t", "square"]
-        _check_classes(num_classes, attacks)
+        if self.official:
+            _check_classes(num_classes, attacks)
         _check_image(x, self.norm, attacks)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,26 +30,59 @@ def evaluate(
     ] = 0,
     data_root: Annotated[str | None, typer.Option(help="Folder of the data, if moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an evaluation that was not finished.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Judge a run on its test set: clean and robust accuracy, and calibration."""
-    from robustlabels import runs
-    from robustlabels.errors import BadValueError, RunError
+    """Judge a run on its test set: clean and robust accuracy, and calibration.
+
+    Under torchrun several processes share the work.
+    """
+    from robustlabels import processes, runs
 
     runs.RunFolder.open(run)
     path = out if out is not None else run / "evaluation.json"
-    try:
-        if path.exists():
-            raise RunError(f"{path} is there already; --out FILE writes another")
-        if not path.parent.is_dir():
-            raise RunError(f"there is no folder {path.parent} to write {path.name} into")
-        with tempfile.TemporaryFile(dir=path.parent):  # now, not after hours of AutoAttack
-            pass
-    except OSError as error:  # e.g. too long a name
-        raise RunError(f"cannot write {path}: {error.strerror}") from None
-    names = [name.strip() for name in attacks.split(",") if name.strip()]
+    with processes.joined() as gpu:
+        result = _judge(
+            run,
+            path,
+            [name.strip() for name in attacks.split(",") if name.strip()],
+            resume,
+            gpu,
+            n=n,
+            eps=eps,
+            norm=norm,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            weights=weights,
+            data_root=data_root,
+        )
+        if processes.place()[0] != 0:
+            return
+    if as_json:
+        _show.print_json(result)
+        return
+    _print(run, path, result)
+
+
+def _judge(
+    run: Path, path: Path, names: list[str], resume: bool, gpu: int, **options: Any
+) -> dict[str, Any]:
+    """Judge, and write what was found; or read it, where it is there already."""
+    from robustlabels import processes, runs
+    from robustlabels.cli._evaluation_files import EvaluationFiles
+    from robustlabels.errors import BadValueError
+
+    n, eps, norm, device = (options[key] for key in ("n", "eps", "norm", "device"))
+    files = EvaluationFiles(path)
+    if resume and files.finished(names):
+        return dict(runs.read_json(path))
+    files.refuse_others(resume)
     if n is not None and n < 1:
         raise BadValueError(f"n must be at least 1, not {n}")
+    processes.wait_for_all()  # before any of them begins a state
 
     from robustlabels.factories import make_dataset
     from robustlabels.plugins import host
@@ -58,14 +90,19 @@ def evaluate(
 
     for name in names:
         host()["attacks"].factory(name)  # refuse a misspelt one before anything is loaded
-    loaded = load_run(run, weights)
+    loaded = load_run(run, options["weights"])
     config = loaded.config
-    data = make_dataset(config.dataset, data_root or config.data_root, **config.data)
+    data = make_dataset(config.dataset, options["data_root"] or config.data_root, **config.data)
+
+    import torch
 
     from robustlabels.evaluation import evaluate as judge
 
-    with _show.progress_bars() as bars:
-        task = bars.add_task("evaluating", total=1.0, note="")
+    if device == "auto" and torch.cuda.is_available():
+        device = f"cuda:{gpu}"
+    with _show.progress_bars() as bars, files.state_of_use() as state:
+        first = processes.place()[0] == 0
+        task = bars.add_task("evaluating", total=1.0, note="", visible=first)
 
         def progress(done: float, text: str) -> None:
             bars.update(task, completed=done, note=text)
@@ -77,31 +114,40 @@ def evaluate(
             eps=eps if eps is not None else config.eps,
             norm=norm if norm is not None else config.norm,
             n=n,
-            seed=seed,
-            batch_size=batch_size,
+            seed=options["seed"],
+            batch_size=options["batch_size"],
             device=device,
             scheme=loaded.scheme if loaded.scheme is not None else loaded.num_classes,
             progress=progress,
+            keep_adversarial=True,
+            state=state,
         )
+    inputs = result.pop("adversarial")
     result = {
         "run": str(run),
-        "weights": weights,
+        "weights": options["weights"],
         "weights_sha256": runs.sha256(loaded.path),
         "training": loaded.summary.get("status"),
         "labels": _for_json(config.labels.model_dump()),
         "trainer": _for_json(config.trainer.model_dump()),
         **result,
     }
-    runs.write_json(path, result)
-    if as_json:
-        _show.print_json(result)
-        return
+    if processes.place()[0] == 0:
+        files.finish(result, {k: v for k, v in inputs.items() if k.startswith("autoattack")})
+    return result
+
+
+def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
     rows: list[tuple[str, str, str]] = [
         ("clean", _show.percent(result["clean"]["top1"]), _ece(result, "clean"))
     ]
     rows += [
-        (name, _show.percent(found["robust_accuracy"]), _ece(result, name))
+        row
         for name, found in result["attacks"].items()
+        for row in [
+            (name, _show.percent(found["robust_accuracy"]), _ece(result, name)),
+            *((f"  {k}", _show.percent(v), "-") for k, v in found.get("figures", {}).items()),
+        ]
     ]
     rows.append(("worst case of all", _show.percent(result["robust_accuracy"]), "-"))
     threat = f"{result['norm']} eps {result['eps']:.4g}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels.attacks.base import Attack, held_still
+from robustlabels.attacks.passes import Passes, ran_out
 from robustlabels.errors import BadValueError
 
 Progress = Callable[[float, str], None]
@@ -19,15 +20,16 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 250) -> Tensor:
     Args:
         model: maps (N, C, H, W) to logits (N, D); judged in eval mode, left as it was.
         x: (N, C, H, W), on any device.
-        batch_size: images at a time, each batch on the model's device.
+        batch_size: images at a time, each batch on the model's device; fewer where the memory
+            does not suffice.
 
     Returns:
         float32 (N, D), on x's device.
     """
     device = device_of(model, x)
     with held_still(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        parts = [model(b.to(device)).float().to(x.device) for b in x.split(batch_size)]
-    return torch.cat(parts)
+        passes = Passes(batch_size)
+        return passes.over(lambda part: (model(part.to(device)).float().to(x.device),), x)[0]
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -98,29 +100,56 @@ def robust_verdicts(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`robust_accuracy`, with a bool (N,) on y's device instead of its mean."""
     _some(y)
-    device = device_of(model, x)
     robust, found = [], []
     done = survivors = 0
-    # Slow attacks report more often.
-    size = min(batch_size, getattr(attack, "at_a_time", None) or batch_size)
+    size = images_of(attack, batch_size)
     for xb, yb in zip(x.split(size), y.split(size), strict=True):
-        here, labels = xb.to(device), yb.to(device)
-        with held_still(model), torch.autocast(device.type, enabled=False):
-            x_adv = attack(model, here, labels).detach()
-        if x_adv.shape != xb.shape:
-            raise BadValueError(
-                f"{attack!r} returned {tuple(x_adv.shape)} for inputs {tuple(xb.shape)}"
-            )
-        # predict sets the mode itself: an attack may leave the model in another.
-        right = correct(predict(model, here, batch_size), labels) & correct(
-            predict(model, x_adv, batch_size), labels
-        )
-        robust.append(right.to(y.device))
-        found.append(x_adv.to(x.device))
+        right, x_adv = attacked(model, attack, xb, yb, batch_size)
+        robust.append(right)
+        found.append(x_adv)
         done, survivors = done + len(yb), survivors + int(right.sum())
         if progress is not None:
             progress(done / len(y), f"{survivors} robust of {done}")
     return torch.cat(robust), torch.cat(found)
+
+
+def images_of(attack: Attack, batch_size: int) -> int:
+    """Images that an attack is given at a time: slow attacks get fewer, to report more often."""
+    return min(batch_size, getattr(attack, "at_a_time", None) or batch_size)
+
+
+def attacked(
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, batch_size: int = 250
+) -> tuple[Tensor, Tensor]:
+    """One batch under attack.
+
+    Args:
+        model: maps (N, C, H, W) in [0, 1] to logits (N, K).
+        attack: sees the hard labels.
+        x: (N, C, H, W) in [0, 1].
+        y: int64 (N,).
+        batch_size: images at a time, where they are only judged.
+
+    Returns:
+        bool (N,), right before and after, on y's device; and the inputs (N, C, H, W), on x's.
+    """
+    device = device_of(model, x)
+    here, labels = x.to(device), y.to(device)
+    try:
+        with held_still(model), torch.autocast(device.type, enabled=False):
+            x_adv = attack(model, here, labels).detach()
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        raise BadValueError(
+            f"{len(x)} images at a time do not fit into the memory of {device}: give a smaller "
+            "batch_size"
+        ) from error
+    if x_adv.shape != x.shape:
+        raise BadValueError(f"{attack!r} returned {tuple(x_adv.shape)} for inputs {tuple(x.shape)}")
+    # predict sets the mode itself: an attack may leave the model in another.
+    before, after = (correct(predict(model, v, batch_size), labels) for v in (here, x_adv))
+    return (before & after).to(y.device), x_adv.to(x.device)
 
 
 def share(found: Tensor) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,25 +17,54 @@ from torch import Tensor, nn
 from robustlabels.attacks.base import Attack, held_still
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.errors import BadValueError
-from robustlabels.evaluation.accuracy import Progress, correct, predict, robust_verdicts, share
+from robustlabels.evaluation.accuracy import (
+    Progress,
+    attacked,
+    correct,
+    images_of,
+    predict,
+    share,
+)
+from robustlabels.evaluation.auto import standard_verdicts
+from robustlabels.evaluation.auto_run import SLICE
+from robustlabels.evaluation.auto_state import Found, VerdictState, fingerprint
+from robustlabels.evaluation.batches import in_batches
 from robustlabels.evaluation.builtin import Accuracy
 from robustlabels.evaluation.context import Context, Evaluation
 from robustlabels.evaluation.plans import Plan
 from robustlabels.randomness import preserved, seed_everything
+from robustlabels.runs import versions
 
 _TOLERANCE = 1e-5  # of the ball, relative to eps where that is above 1
-_SECTIONS = {"accuracy": "clean", "calibration": "ece"}  # built-in evaluations' place in the result
+# built-in evaluations' place in the result
+_SECTIONS = {"accuracy": "clean", "calibration": "ece", "audit": "audit"}
 
 
 @dataclass
 class Judge:
-    """One K-class model, frozen in eval mode, on one set of images on the CPU."""
+    """One K-class model, frozen in eval mode, on one set of images on the CPU.
+
+    Attributes:
+        model: logits (N, K).
+        whole: the same with all its outputs; another module only with virtual classes.
+        outputs: how many these are.
+        x: (N, C, H, W) in [0, 1].
+        y: int64 (N,).
+        context: what evaluations are given.
+        progress: told how far it is.
+        state: a folder to keep what each attack finds, and to go on from.
+        verdicts: attack's name -> bool (N,).
+        adversarial: attack's name -> (N, C, H, W).
+    """
 
     model: nn.Module
+    whole: nn.Module
+    outputs: int
     x: Tensor
     y: Tensor
     context: Context
     progress: Stages
+    state: Path | None = None
     verdicts: dict[str, Tensor] = field(default_factory=dict)
     adversarial: dict[str, Tensor] = field(default_factory=dict)
 
@@ -66,32 +97,99 @@ class Judge:
 
     def _attack(self, plan: Plan, clean: Tensor) -> dict[str, Any]:
         start = time.perf_counter()
-        per_attack: dict[str, float] | None = None
-        flags: list[str] = []
+        told: dict[str, Any] = {"per_attack": None, "flags": []}
         report = self.progress.within(plan.name)
-        with preserved(), held_still(self.model):
+        state = None if self.state is None else self.state / _file_name(plan.name)
+        with preserved(), held_still(self.whole):
             seed_everything(self.context.seed)
-            if isinstance(plan.attack, AutoAttack):
+            if not isinstance(plan.attack, AutoAttack):
+                robust, x_adv = self._in_batches(plan, state, report)
+            elif plan.attack.official:
                 outcome = plan.attack.run(self.model, self.x, self.y, report)
                 x_adv, robust = outcome.x_adv, outcome.robust & clean
-                per_attack, flags = outcome.after, outcome.flags
+                told = {"per_attack": outcome.after, "flags": outcome.flags}
             else:
-                robust, x_adv = robust_verdicts(
-                    self.model, plan.attack, self.x, self.y, self.context.batch_size, report
-                )
+                robust, x_adv, told = self._autoattack(plan.attack, state, report)
         bounded, distance = _within(self.x, x_adv, self.context.eps, self.context.norm)
         if not bounded:
-            flags = [*flags, f"leaves the {self.context.norm} ball of eps or [0, 1]: not counted"]
+            left = f"leaves the {self.context.norm} ball of eps or [0, 1]: not counted"
+            told["flags"] = [*told["flags"], left]
         self.verdicts[plan.name], self.adversarial[plan.name] = robust, x_adv
         self.progress.next()
         return {
             "robust_accuracy": share(robust),
             "params": _params(plan.attack),
             "seconds": time.perf_counter() - start,
-            "per_attack": per_attack,
-            "flags": flags,
+            **told,
             "eps_bounded": bounded,
             "max_perturbation": distance,
+        }
+
+    def _autoattack(
+        self, attack: AutoAttack, state: Path | None, report: Progress | None
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Verdicts, inputs, and what else is told; with virtual classes the four figures."""
+        found = standard_verdicts(
+            self.whole,
+            self.x,
+            self.y,
+            attack.eps,
+            attack.norm,
+            attack.seed,
+            self.outputs,
+            self.context.num_classes,
+            attack.batch_size or self.context.batch_size,
+            state,
+            report,
+        )
+        told: dict[str, Any] = {"per_attack": found.per_attack, "flags": found.flags}
+        if self.outputs > self.context.num_classes:
+            # What the official gives of the deployed classifier stays where it always is.
+            sliced = {k: v for k, v in found.per_attack.items() if k.startswith(SLICE)}
+            told["per_attack"] = {k.removeprefix(SLICE): v for k, v in sliced.items()}
+            told["figures"] = found.figures
+            told["per_attack_all_outputs"] = {
+                k: v for k, v in found.per_attack.items() if k not in sliced
+            }
+        return found.robust, found.x_adv, told
+
+    def _in_batches(
+        self, plan: Plan, folder: Path | None, report: Progress | None
+    ) -> tuple[Tensor, Tensor]:
+        """Each batch with random numbers of its own, so that any of them can be run alone."""
+        attack, seed, n = plan.attack, self.context.seed, len(self.y)
+        size = images_of(attack, self.context.batch_size)
+        state = None if folder is None else VerdictState(folder, self._header(plan, size))
+        robust, x_adv = torch.zeros(n, dtype=torch.bool), torch.empty_like(self.x)
+        done = 0
+
+        def work(number: int, rows: Tensor) -> Found:
+            seed_everything((seed + number) % 2**63)
+            found = attacked(
+                self.model, attack, self.x[rows], self.y[rows], self.context.batch_size
+            )
+            return Found(rows, found[1], (), found[0])
+
+        def tell(rows: int, _: Found) -> None:
+            nonlocal done
+            done += rows
+            if report is not None:
+                report(done / n, "")
+
+        for found in in_batches("batch", torch.arange(n), size, work, state, tell):
+            assert found.robust is not None
+            robust[found.rows], x_adv[found.rows] = found.robust, found.x_adv
+        return robust, x_adv
+
+    def _header(self, plan: Plan, size: int) -> dict[str, Any]:
+        known = versions()
+        return {
+            **fingerprint(self.model, self.x, self.y),
+            "attack": plan.name,
+            "params": _params(plan.attack),
+            "seed": self.context.seed,
+            "batch_size": size,
+            "versions": {name: known[name] for name in sorted(known) if name != "python"},
         }
 
     def _measure(self, name: str, evaluation: Evaluation, context: Context) -> dict[str, Any]:
@@ -146,6 +244,10 @@ def _params(attack: Attack) -> dict[str, Any]:
         for k, v in getattr(attack, "__dict__", {}).items()
         if not k.startswith("_") and _is_json(v)
     }
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
 def _is_json(value: Any) -> bool:

@@ -17,7 +17,7 @@ from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_s
 from robustlabels.data import DataSet, as_dataset
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import Progress, device_of
-from robustlabels.evaluation.checks import check_classifier
+from robustlabels.evaluation.checks import check_classifier, check_input_range
 from robustlabels.evaluation.context import Context, Evaluation
 from robustlabels.evaluation.judge import Judge, Stages
 from robustlabels.evaluation.plans import Named, plan_attacks, plan_evaluations
@@ -26,6 +26,8 @@ from robustlabels.models import real_classes
 from robustlabels.models.zoo import is_zoo_name, zoo_classifier
 from robustlabels.runs import versions
 from robustlabels.threat import check_norm, parse_eps
+
+_SLICE_ONLY = "; AA+ (attack on K+V) not run"
 
 
 def evaluate(
@@ -45,6 +47,7 @@ def evaluate(
     num_classes: int | None = None,
     data_root: str | None = None,
     weights: str = "best",
+    state: str | Path | None = None,
 ) -> dict[str, Any]:
     """Clean accuracy, robust accuracy under each attack and in the worst case, and calibration.
 
@@ -76,6 +79,13 @@ def evaluate(
             more than its greatest label.
         data_root: the folder that holds the data, for a name or a run whose data has moved.
         weights: of a run: "best", "last" or "average".
+        state: a folder that keeps what each attack finds, batch by batch; an evaluation that was
+            killed goes on from there, with the same verdicts.
+
+    With virtual classes AutoAttack gives its four figures (``figures``), the least of which per
+    sample is its robust accuracy; ``per_attack`` is then that of the first K logits alone, which
+    is what RobustBench would see. Several processes that torchrun started share the batches of
+    every attack.
 
     Returns:
         What JSON can hold (but for "adversarial"): "n", "indices" (of the images in the test
@@ -88,7 +98,8 @@ def evaluate(
 
     Raises:
         ValueError: a bad argument, inputs outside [0, 1], or a model that returns probabilities,
-            other logits each time, or too few.
+            other logits each time, or too few, or that knows images of another range.
+        RuntimeError: ``state`` belongs to another evaluation.
         KeyError: no such attack, evaluation or data set.
     """
     if is_zoo_name(model):
@@ -127,21 +138,25 @@ def evaluate(
                 f"the model has {outputs} logits, but the greatest label is "
                 f"{dataset.num_classes - 1}: give num_classes=, or the label scheme as scheme="
             )
+        virtual = outputs - dataset.num_classes
+        judged = real_classes(model, dataset.num_classes) if virtual else model
+        check_input_range(judged, x, y, size)
         judge = Judge(
-            model=real_classes(model, dataset.num_classes)
-            if outputs > dataset.num_classes
-            else model,
+            model=judged,
+            whole=model,
+            outputs=outputs,
             x=x,
             y=y,
             context=Context(dataset.num_classes, radius, norm, seed, size),
             progress=Stages([1.0, *(p.weight for p in plans), *(1.0 for _ in measures)], progress),
+            state=None if state is None else Path(state),
         )
         result = judge.run(plans, measures)
         computed_on = device_of(model, x)
-    virtual = outputs - dataset.num_classes
     notes = [dataset.note] if dataset.note else []
     if virtual:
-        notes.append("judged on the first K logits; AA+ (attack on K+V) not run")
+        whole = any(isinstance(p.attack, AutoAttack) and not p.attack.official for p in plans)
+        notes.append("judged on the first K logits" + ("" if whole else _SLICE_ONLY))
     adversarial = result.pop("adversarial")
     result |= {
         "n": len(y),

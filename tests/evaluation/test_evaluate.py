@@ -333,12 +333,14 @@ def test_bad_arguments_are_refused_in_one_line(toy, arguments, error, message):
     assert "\n" not in str(caught.value)
 
 
-def test_three_classes_are_refused_by_autoattack_and_taken_by_pgd():
+def test_three_classes_are_refused_by_the_official_autoattack_only():
     model, x = Linear(torch.eye(4)[:3]), torch.rand(4, 1, 2, 2)
     data = dataset(x, torch.tensor([0, 1, 2, 0]), 3)
     with pytest.raises(ValueError, match="autoattack needs at least 4 classes, not 3"):
-        rl.evaluate(model, data)
-    assert rl.evaluate(model, data, ["pgd"])["robust_accuracy"] is not None
+        rl.evaluate(model, data, [{"name": "autoattack", "official": True}])
+    result = rl.evaluate(model, data, ["autoattack"])
+    assert result["robust_accuracy"] is not None
+    assert "margin" in result["attacks"]["autoattack"]["flags"][0]
 
 
 def test_importing_it_loads_no_slow_library():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from robustlabels.attacks.base import input_gradient
+from robustlabels.attacks.passes import Passes
 from robustlabels.errors import BadValueError
+
+FORWARD_BACKWARD = 3.0
+"""The cost of a pass with gradient, in passes without."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (n, D), y (n,), target (n,)) -> (n,)"""
@@ -23,6 +28,9 @@ class Judged:
         at_a_time: images in one pass; halved for good where a GPU's memory does not suffice.
             None: as many as there are.
         channels_last: hand the images over in this memory format.
+
+    Attributes:
+        on_pass: called before each pass with its cost: images, three times as many with a graph.
     """
 
     def __init__(
@@ -33,18 +41,23 @@ class Judged:
         channels_last: bool = False,
     ) -> None:
         self._logits = logits
-        self.num_classes, self.at_a_time = num_classes, at_a_time
+        self.num_classes, self._passes = num_classes, Passes(at_a_time)
+        self.on_pass: Callable[[float], None] | None = None
         self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    @property
+    def at_a_time(self) -> int | None:
+        """Images in one pass, as memory allowed so far."""
+        return self._passes.at_a_time
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, D), D at least K, without a graph."""
         with torch.no_grad():
-            return torch.cat([self._pass(x[part]) for part in self._parts(len(x))])
+            return self._passes.over(lambda part: (self._pass(part),), x)[0]
 
     def look(self, x: Tensor, y: Tensor, target: Tensor, loss: Loss) -> tuple[Tensor, ...]:
         """Logits (N, D), losses (N,) and the gradient of their sum (N, C, H, W), detached."""
-        found = [self._look(x[p], y[p], target[p], loss) for p in self._parts(len(x))]
-        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+        return self._passes.over(partial(self._look, loss=loss), x, y, target)
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """bool (N,): the greatest of the first K logits is not y's."""
@@ -63,11 +76,9 @@ class Judged:
             grad = input_gradient(losses.sum(), leaf)
         return logits.detach(), losses.detach(), grad
 
-    def _parts(self, n: int) -> list[slice]:
-        size = self.at_a_time or max(n, 1)
-        return [slice(i, i + size) for i in range(0, max(n, 1), size)]
-
     def _pass(self, x: Tensor) -> Tensor:
+        if self.on_pass is not None:
+            self.on_pass(len(x) * (FORWARD_BACKWARD if torch.is_grad_enabled() else 1.0))
         with torch.autocast(x.device.type, enabled=False):
             logits = self._logits(x.contiguous(memory_format=self._format) if x.dim() == 4 else x)
         if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < self.num_classes:

@@ -1,0 +1,56 @@
+"""How many images go through a model at once: as many as the memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# The CPU's allocator has no exception of its own.
+_CPU_IS_FULL = "can't allocate memory"
+
+
+class Passes:
+    """Calls a function on parts of a batch, on smaller ones where the memory does not suffice.
+
+    Args:
+        at_a_time: rows of a part; halved for good when memory runs out. None: all.
+    """
+
+    def __init__(self, at_a_time: int | None = None) -> None:
+        self.at_a_time = at_a_time
+
+    def over(
+        self, function: Callable[..., tuple[Tensor, ...]], *batch: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The function's results on all rows, put together.
+
+        Args:
+            function: tensors (n, ...) -> tensors (n, ...).
+            batch: tensors (N, ...).
+        """
+        found: list[tuple[Tensor, ...]] = []
+        done, rows = 0, len(batch[0])
+        while done < rows or not found:
+            size = min(self.at_a_time or rows, max(rows - done, 1))
+            try:
+                found.append(function(*(t[done : done + size] for t in batch)))
+            except RuntimeError as error:
+                if size == 1 or not ran_out(error):
+                    raise
+                self.at_a_time = size // 2
+            else:
+                done += size
+                continue
+            # Out of the handler: the error holds the frames, and they the memory.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        if len(found) == 1:
+            return found[0]
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error says that memory did not suffice."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or _CPU_IS_FULL in str(error)

@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -83,6 +83,14 @@ class AugmentConfig(_Section):
     flip: bool = False
 
 
+class AwpConfig(_Section):
+    """Adversarial weight perturbation; a number alone is gamma."""
+
+    variant: Literal["robustlabels", "wu", "adr"] = "robustlabels"
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Config(_Section):
     """Everything that determines a training run."""
 
@@ -102,6 +110,7 @@ class Config(_Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
+    awp: AwpConfig | None = None
     normalize: bool = False
     weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = None
     accumulate: Count = 1
@@ -122,6 +131,14 @@ class Config(_Section):
             if isinstance(values.get(field), Mapping):
                 values[field] = {"name": name, **values[field]}
         return values
+
+    @field_validator("awp", mode="before")
+    @classmethod
+    def _awp(cls, value: Any) -> Any:
+        """``awp = true`` is the default one, ``awp = 0.01`` its gamma, ``awp = false`` none."""
+        if isinstance(value, bool):
+            return {} if value else None
+        return {"gamma": value} if isinstance(value, int | float) else value
 
     @model_validator(mode="after")
     def _not_given_twice(self) -> Config:
@@ -184,7 +201,8 @@ def _explain(error: ValidationError) -> str:
         parent: Any = Config.model_fields
         if len(first["loc"]) > 1:
             section = Config.model_fields[str(first["loc"][0])].annotation
-            parent = getattr(section, "model_fields", {})
+            options = get_args(section) or (section,)  # of ``Section | None``
+            parent = getattr(options[0], "model_fields", {})
         return f"unknown field {'.'.join(path)!r}; {nearest(str(first['loc'][-1]), parent)}"
     message: str = first["msg"]
     if first["type"] == "value_error":  # our own, complete

@@ -29,6 +29,9 @@ def train(
     eps: Annotated[str | None, typer.Option(help="Radius; 8/255 is exact.")] = None,
     norm: Annotated[str | None, typer.Option(help="Linf or L2.")] = None,
     teacher: Annotated[str | None, typer.Option(help="RUN folder or checkpoint.")] = None,
+    awp: Annotated[
+        float | None, typer.Option(help="Weight perturbation: gamma, e.g. 0.005.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
@@ -68,6 +71,9 @@ def train(
     for key, name in named.items():
         if name is not None:
             _rename(values, key, name)
+    if awp is not None:
+        table = values.get("awp")
+        values["awp"] = {**(table if isinstance(table, dict) else {}), "gamma": awp}
     for setting in settings or []:
         set_field(values, setting)
     resolved = make_config(values)

@@ -1,13 +1,12 @@
 """The engine: runs a trainer over data, and owns everything that is not the objective.
 
-The six stages of a step are in :meth:`Engine._backward`; the loop around them in
-:meth:`Engine.run`.
+A step is in :mod:`robustlabels.training.stepping`; the loop around it in :meth:`Engine.run`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +18,11 @@ from robustlabels.config import Config
 from robustlabels.data import Split
 from robustlabels.errors import TrainingError
 from robustlabels.randomness import derived_seed, seed_everything
-from robustlabels.training.augmentation import augment
 from robustlabels.training.averaging import ExponentialAverage
+from robustlabels.training.batching import Batches
 from robustlabels.training.keeping import Keeper, Outcome, Record, Weights
-from robustlabels.training.optimizers import make_optimizer, rate_factor, set_rate
-from robustlabels.training.step import Step
+from robustlabels.training.optimizers import make_optimizer
+from robustlabels.training.stepping import Stepper, Sums
 from robustlabels.training.validation import Accuracy, validate
 from robustlabels.training.watch import LossWatch, OverfittingWatch
 
@@ -31,28 +30,6 @@ STATE_VERSION = 1
 LOOKS_PER_EPOCH = 4
 GLANCE = 128
 SECONDS_BETWEEN_SAVES = 300.0
-
-
-@dataclass
-class _Sums:
-    """Running sums of an epoch, on the device: reading them would make a GPU wait."""
-
-    loss: Tensor
-    correct: Tensor
-    seen: int = 0
-    counted: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def zero(cls, device: torch.device) -> _Sums:
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
-        )
-
-    def accuracy(self) -> float | None:
-        """Under the training attack; None for trainers that never call ``step.ce``."""
-        return int(self.correct) / self.counted if self.counted else None
 
 
 @dataclass
@@ -103,9 +80,10 @@ class Engine:
         self.averages = {
             decay: ExponentialAverage(self.model, decay) for decay in dict.fromkeys(decays)
         }
-        n, size = len(self.train_indices), config.batch_size
-        # A last batch of one sample would break batch norm, so it is left out.
-        self.steps_per_epoch = max(1, n // size + (n % size > 1))
+        self._batches = Batches(
+            self.split, self.train_indices, config.batch_size, config.seed, self.device
+        )
+        self.steps_per_epoch = self._batches.per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs
         self.done = 0
         self.history: list[Record] = []
@@ -115,15 +93,31 @@ class Engine:
         self._single_step = bool(getattr(self.trainer, "single_step", False))
         self._watch = OverfittingWatch(self.num_classes)
         self._losses = LossWatch(self.device)
-        self._generator = torch.Generator(self.device)
-        self._sums = _Sums.zero(self.device)
+        self._stepper = Stepper(
+            model=self.model,
+            scheme=self.scheme,
+            trainer=self.trainer,
+            attack=self.attack,
+            config=config,
+            num_classes=self.num_classes,
+            device=self.device,
+            teacher=self.teacher,
+            averages=self.averages,
+            reduction=self.reduction,
+            optimizer=self.optimizer,
+            sets_rate=self.given_optimizer is None,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_steps,
+            losses=self._losses,
+            refuse=self._refuse_broken,
+        )
         self._validation_attack = PGD(config.radius, config.norm) if self._adversarial else None
         # Drawn, not the first ones: data are often sorted by class.
         held_out = len(self.validation_indices)
         drawn = torch.randperm(
             held_out, generator=torch.Generator().manual_seed(derived_seed(config.seed, "glance"))
         )
-        self._glance = self.validation_indices[drawn[: max(size, GLANCE)]]
+        self._glance = self.validation_indices[drawn[: max(config.batch_size, GLANCE)]]
         if hasattr(self.scheme, "begin_training"):
             self.scheme.begin_training(config.epochs)
 
@@ -137,10 +131,10 @@ class Engine:
             return self._stop(self.stopped, keeper)
         saved = time.monotonic()
         while self.done < self.total_steps:
-            for x, y, index in self._rest_of_epoch():
+            for batch in self._batches.rest_of_epoch(self.done):
                 started = time.perf_counter()
-                self._step(x, y, index)
-                self._sums.seconds += time.perf_counter() - started
+                self._stepper.take(batch, self.done)
+                self._stepper.sums.seconds += time.perf_counter() - started
                 self.done += 1
                 keeper.on_step(self.done, self.total_steps)
                 message = self._look_for_overfitting()
@@ -172,13 +166,7 @@ class Engine:
             "best": self.best,
             "stopped": self.stopped,
             "watch": {"best": self._watch.best, "falls": self._watch.falls},
-            "sums": {
-                "loss": self._sums.loss,
-                "correct": self._sums.correct,
-                "seen": self._sums.seen,
-                "counted": self._sums.counted,
-                "seconds": self._sums.seconds,
-            },
+            "sums": dict(vars(self._stepper.sums)),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -194,95 +182,15 @@ class Engine:
         self.stopped = state["stopped"]
         self._watch.best, self._watch.falls = state["watch"]["best"], state["watch"]["falls"]
         sums = state["sums"]
-        self._sums = _Sums(
-            sums["loss"].to(self.device),
-            sums["correct"].to(self.device),
-            sums["seen"],
-            sums["counted"],
-            sums["seconds"],
-        )
-
-    def _rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The batches that are left of the present epoch, in the order that its seed gives."""
-        epoch, first = divmod(self.done, self.steps_per_epoch)
-        order = torch.Generator().manual_seed(derived_seed(self.config.seed, "order", epoch))
-        shuffled = self.train_indices[torch.randperm(len(self.train_indices), generator=order)]
-        batches = shuffled.split(self.config.batch_size)[first : self.steps_per_epoch]
-        for index, (x, y) in zip(batches, self.split.batches(batches, self.device), strict=True):
-            yield x, y, index.to(self.device)
-
-    def _step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
-        """One optimizer step, on the batch in ``accumulate`` parts."""
-        config = self.config
-        seed_everything(derived_seed(config.seed, "step", self.done))
-        self._generator.manual_seed(derived_seed(config.seed, "augment", self.done))
-        x = augment(x, config.augment.crop_padding, config.augment.flip, self._generator)
-        if config.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        if self.given_optimizer is None:
-            factor = rate_factor(config.schedule, self.done, self.total_steps, config.epochs)
-            set_rate(self.optimizer, config.optimizer.learning_rate * factor)
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        # Even parts of at least two samples: batch norm cannot train on one.
-        parts = max(1, min(config.accumulate, len(x) // 2))
-        chunks = (t.tensor_split(parts) for t in (x, y, index))
-        for x_part, y_part, index_part in zip(*chunks, strict=True):
-            self._backward(x_part, y_part, index_part, len(x_part) / len(x))
-        if config.optimizer.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_grad_norm)
-        self.optimizer.step()
-        for average in self.averages.values():
-            average.update()
-        self._sums.seen += len(x)
-
-    def _backward(self, x: Tensor, y: Tensor, index: Tensor, share: float) -> None:
-        """The six stages of the design's section 2, up to the gradient."""
-        x, mix = self.scheme.perturb(x, y, self._generator)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
-            step = Step(
-                model=self.model,
-                x=x,
-                y=y,
-                index=index,
-                scheme=self.scheme,
-                num_classes=self.num_classes,
-                progress=self.done / self.total_steps,
-                attack=self.attack,
-                teacher_logits=self._teach(x),
-                mix=mix,
-                reduction=self.reduction,
-            )
-            self.trainer.inputs(step)
-            loss = self.trainer.loss(step)
-        mean = self.reduction == "mean"
-        (loss * share if mean else loss).backward()
-        self._sums.loss += loss.detach() * (len(x) if mean else 1)
-        if step.correct is not None:
-            self._sums.correct += step.correct
-            self._sums.counted += len(x)
-        if self._losses.saw(loss):
-            self._refuse_broken(self.done + 1)
-
-    @torch.no_grad()
-    def _teach(self, x: Tensor) -> Tensor | None:
-        if self.scheme.teacher is None:
-            return None
-        if self.scheme.teacher == "ema":
-            teacher = self.averages[float(self.scheme.ema_decay)].model
-        else:
-            assert self.teacher is not None  # fit() has checked
-            teacher = self.teacher
-        logits: Tensor = teacher(x)
-        return logits.float()
+        on_device = {name: sums[name].to(self.device) for name in ("loss", "correct")}
+        self._stepper.sums = Sums(**{**sums, **on_device})
 
     def _end_epoch(self, keeper: Keeper) -> str | None:
         """Record, validate, keep the best, save. Returns a reason to stop, or None."""
         self._refuse_broken(self.done)
         epoch = self.done // self.steps_per_epoch
-        sums, self._sums = self._sums, _Sums.zero(self.device)
+        sums = self._stepper.sums
+        self._stepper.sums = Sums.zero(self.device)
         record: Record = {
             "epoch": epoch,
             "step": self.done,
@@ -354,7 +262,7 @@ class Engine:
             return None
         found = self._validate(self.model, self._glance)
         assert found.robust is not None  # single-step trainers are adversarial
-        return self._watch.saw(found.clean, found.robust, self._sums.accuracy())
+        return self._watch.saw(found.clean, found.robust, self._stepper.sums.accuracy())
 
     def _stop(self, message: str, keeper: Keeper) -> Outcome:
         where = f"at step {self.done} of {self.total_steps}"

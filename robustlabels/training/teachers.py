@@ -4,13 +4,14 @@ or a model from Python."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustlabels import runs
-from robustlabels.errors import BadValueError
+from robustlabels.errors import BadValueError, RobustLabelsWarning
 from robustlabels.models import real_classes
 from robustlabels.models.zoo import is_zoo_name, zoo_classifier
 
@@ -24,7 +25,8 @@ def load_teacher(
 
     Args:
         teacher: a RUN folder (its best weights), ``robustbench:DATASET/THREAT/NAME``, a checkpoint
-            file, or a module.
+            file, or a module. Each may have virtual classes; ``model`` of what is returned has
+            all its outputs.
         num_classes: K.
         student: makes a new model of the student's architecture with that many outputs, for
             checkpoint files.
@@ -47,8 +49,29 @@ def load_teacher(
         path = Path(teacher)
         state = runs.load_weights(path)
         model = student(num_classes)
+        outputs = _outputs(state, model.state_dict(), num_classes)
+        if outputs != num_classes:
+            model = student(outputs)
         runs.load_into(model, state, path)
+        if outputs != num_classes:
+            warnings.warn(
+                f"teacher {path} has {outputs} outputs; the first {num_classes} are taken for the "
+                "data's classes, the others for virtual ones",
+                RobustLabelsWarning,
+                stacklevel=2,
+            )
     return real_classes(model, num_classes).eval().requires_grad_(False)
+
+
+def _outputs(state: Mapping[str, Tensor], own: Mapping[str, Tensor], num_classes: int) -> int:
+    """The outputs of a checkpoint: more than K where only the head's rows are more (``vs``)."""
+    wrong = [(state[k], own[k]) for k in own if k in state and state[k].shape != own[k].shape]
+    rows = {
+        len(theirs)
+        for theirs, ours in wrong
+        if theirs.shape[1:] == ours.shape[1:] and len(ours) == num_classes < len(theirs)
+    }
+    return rows.pop() if len(rows) == 1 else num_classes
 
 
 def _check_classes(teacher: Teacher, classes: int, num_classes: int) -> None:

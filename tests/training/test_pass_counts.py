@@ -91,6 +91,21 @@ def test_parameters_get_a_gradient_once_a_step(
     assert sums == {name: 3 for name, _ in model.named_parameters()}
 
 
+@pytest.mark.parametrize("variant", ["robustlabels", "wu", "adr"])
+@pytest.mark.parametrize("scheme", ["one-hot", "als", "adr", "vs"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_weight_perturbation_adds_the_training_passes_once_more(
+    counted: Any, tiny: Any, options: dict[str, Any], trainer: str, scheme: str, variant: str
+) -> None:
+    """A second attack, or a pass of the teacher for each, would double the cost of a step."""
+    named, forward, backward = TRAINERS[trainer]
+    again = {"trades": 2, "trades ce": 2}.get(trainer, 1)
+    options["awp"] = {"variant": variant}
+    for step in per_step(counted(), tiny, scheme, named, **options):
+        assert step["forward"] == forward + again + (scheme in TEACHERS)
+        assert step["backward"] == backward + again
+
+
 def test_accumulation_costs_no_more_samples(counted: Any, tiny: Any, options: Any) -> None:
     """``accumulate`` splits the batch; it must not run the whole batch in each part."""
     whole, parts = counted(), counted()

@@ -89,6 +89,14 @@ CASES: dict[str, dict[str, Any]] = {
         "attack": {"name": "pgd", "steps": 2},
         "accumulate": 2,
     },
+    "awp": {
+        "model": {"name": "small-cnn", "width": 2, "dropout": 0.2},
+        "scheme": "adr",
+        "trainer": "pgd-at",
+        "weight_averaging": 0.995,
+        "awp": {"variant": "wu", "gamma": 0.1, "warmup_epochs": 1.0},
+        "attack": {"name": "pgd", "steps": 2},
+    },
     "torchattacks": {
         "model": MODEL,
         "scheme": "mixup",
@@ -172,7 +180,8 @@ def never_stopped(whole: dict[str, Path], tiny: Any, case: str) -> Path:
 
 @pytest.mark.parametrize(
     ("case", "death"),
-    [("adr", d) for d in DEATHS] + [("batch norm", "step:7"), ("torchattacks", "step:7")],
+    [("adr", d) for d in DEATHS]
+    + [(case, "step:7") for case in ("batch norm", "awp", "torchattacks")],
 )
 def test_killed_and_resumed(
     processes: Any, whole: Any, tiny: Any, tmp_path: Path, case: str, death: str

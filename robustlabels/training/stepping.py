@@ -1,0 +1,190 @@
+"""One optimizer step: the six stages of the design's section 2, in parts where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.attacks import Attack
+from robustlabels.config import Config
+from robustlabels.randomness import derived_seed, seed_everything
+from robustlabels.training.augmentation import augment
+from robustlabels.training.averaging import ExponentialAverage
+from robustlabels.training.batching import Batch
+from robustlabels.training.optimizers import rate_factor, set_rate
+from robustlabels.training.perturbation import WeightPerturbation
+from robustlabels.training.step import Step
+from robustlabels.training.watch import LossWatch
+
+
+@dataclass
+class Sums:
+    """Running sums of an epoch, on the device: reading them would make a GPU wait."""
+
+    loss: Tensor
+    correct: Tensor
+    seen: int = 0
+    counted: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        """At the start of an epoch."""
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def accuracy(self) -> float | None:
+        """Under the training attack; None for trainers that never call ``step.ce``."""
+        return int(self.correct) / self.counted if self.counted else None
+
+    def add(self, step: Step, loss: Tensor, mean: bool) -> None:
+        """Count one part of a batch; ``mean``: whether the loss is one."""
+        samples = len(step.x)
+        self.loss += loss.detach() * (samples if mean else 1)
+        self.seen += samples
+        if step.correct is not None:
+            self.correct += step.correct
+            self.counted += samples
+
+
+@dataclass
+class Stepper:
+    """Takes optimizer steps on ``model``, in place.
+
+    Attributes:
+        model, scheme, trainer, attack, config, num_classes, device, teacher, averages, reduction:
+            as in :class:`robustlabels.training.engine.Engine`.
+        optimizer: of the model.
+        sets_rate: whether the learning rate is ours to set.
+        steps_per_epoch, total_steps: of the run.
+        losses: notices those that are not finite.
+        refuse: called with a step's number once one was not.
+        sums: of the present epoch.
+    """
+
+    model: nn.Module
+    scheme: Any
+    trainer: Any
+    attack: Attack
+    config: Config
+    num_classes: int
+    device: torch.device
+    teacher: nn.Module | None
+    averages: dict[float, ExponentialAverage]
+    reduction: str
+    optimizer: torch.optim.Optimizer
+    sets_rate: bool
+    steps_per_epoch: int
+    total_steps: int
+    losses: LossWatch
+    refuse: Callable[[int], None]
+    sums: Sums = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sums = Sums.zero(self.device)
+        self._generator = torch.Generator(self.device)
+        awp = self.config.awp
+        self._awp = None if awp is None else WeightPerturbation(self.model, self.optimizer, awp)
+
+    def take(self, batch: Batch, done: int) -> None:
+        """One step, after ``done`` others; on the batch in ``accumulate`` parts."""
+        config = self.config
+        seed_everything(derived_seed(config.seed, "step", done))
+        self._generator.manual_seed(derived_seed(config.seed, "augment", done))
+        batch = batch.mapped(self._augmented)
+        if self.sets_rate:
+            factor = rate_factor(config.schedule, done, self.total_steps, config.epochs)
+            set_rate(self.optimizer, config.optimizer.learning_rate * factor)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Even parts of at least two samples: batch norm cannot train on one.
+        parts = batch.parts(max(1, min(config.accumulate, len(batch.x) // 2)))
+        awp = self._awp
+        if awp is None or not awp.active(done / self.steps_per_epoch):
+            for part in parts:
+                self._first(part, done, len(batch.x))
+            self._update()
+        else:
+            self._perturbed(awp, parts, done, len(batch.x))
+        for average in self.averages.values():
+            average.update()
+
+    def _perturbed(
+        self, awp: WeightPerturbation, parts: Iterable[Batch], done: int, total: int
+    ) -> None:
+        """Both passes of adversarial weight perturbation, and the update."""
+        with awp.first_pass():
+            steps = [self._first(part, done, total) for part in parts]
+        with awp.applied():
+            with awp.second_pass():
+                for step in steps:
+                    self._backward(step, done, total)
+            if awp.steps_inside:
+                self._update()
+        if not awp.steps_inside:
+            self._update()
+
+    def _first(self, part: Batch, done: int, total: int) -> Step:
+        """From a part of the batch to its gradient."""
+        x, mix = self.scheme.perturb(part.x, part.y, self._generator)
+        with self._autocast():
+            step = Step(
+                model=self.model,
+                x=x,
+                y=part.y,
+                index=part.index,
+                scheme=self.scheme,
+                num_classes=self.num_classes,
+                progress=done / self.total_steps,
+                attack=self.attack,
+                teacher_logits=self._teach(x),
+                mix=mix,
+                reduction=self.reduction,
+            )
+            self.trainer.inputs(step)
+        loss = self._backward(step, done, total)
+        self.sums.add(step, loss, self.reduction == "mean")
+        return step
+
+    def _backward(self, step: Step, done: int, total: int) -> Tensor:
+        """The loss of a part, and its share of the batch's gradient."""
+        with self._autocast():
+            loss: Tensor = self.trainer.loss(step)
+        (loss * (len(step.x) / total) if self.reduction == "mean" else loss).backward()
+        if self.losses.saw(loss):
+            self.refuse(done + 1)
+        return loss
+
+    def _update(self) -> None:
+        limit = self.config.optimizer.clip_grad_norm
+        if limit is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        how = self.config.augment
+        x = augment(x, how.crop_padding, how.flip, self._generator)
+        return x.contiguous(memory_format=torch.channels_last) if self.config.channels_last else x
+
+    def _autocast(self) -> torch.autocast:
+        # One for each forward: it keeps casts of weights, which perturbation changes.
+        bf16 = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    @torch.no_grad()
+    def _teach(self, x: Tensor) -> Tensor | None:
+        if self.scheme.teacher is None:
+            return None
+        if self.scheme.teacher == "ema":
+            teacher = self.averages[float(self.scheme.ema_decay)].model
+        else:
+            assert self.teacher is not None  # fit() has checked
+            teacher = self.teacher
+        logits: Tensor = teacher(x)
+        return logits.float()

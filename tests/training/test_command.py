@@ -1,0 +1,58 @@
+"""``robustlabels train``: the options of training, from the command line to the run's config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from robustlabels.cli import app
+from robustlabels.errors import BadValueError
+from robustlabels.runs import RunFolder
+
+QUICK = "train --model linear --trainer standard --epochs 1 --batch-size 512 --seed 3"
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: Any) -> Any:
+    """Run ``train`` with these words; the run's folder."""
+    monkeypatch.chdir(tmp_path)
+    numbers = iter(range(99))
+
+    def run(words: str, fails: bool = False) -> Any:
+        out = tmp_path / f"run{next(numbers)}"
+        ran = CliRunner().invoke(app, [*QUICK.split(), *words.split(), "--out", str(out)])
+        if fails:
+            return ran.exception
+        assert ran.exit_code == 0, ran.output
+        return RunFolder.open(out)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", None),
+        ("--awp 0.01", ("robustlabels", 0.01, 0.0)),
+        ("--set awp.variant=wu", ("wu", 0.005, 0.0)),
+        ("--awp 0.01 --set awp.variant=adr --set awp.warmup_epochs=2", ("adr", 0.01, 2.0)),
+        ("--set awp=true", ("robustlabels", 0.005, 0.0)),
+        ("--config file.toml --awp 0.2", ("wu", 0.2, 0.0)),
+        ("--config file.toml --set awp=false", None),
+    ],
+)
+def test_awp(train: Any, tmp_path: Path, words: str, expected: Any) -> None:
+    """The config that reproduces the run must say how it was trained."""
+    (tmp_path / "file.toml").write_text('[awp]\nvariant = "wu"\ngamma = 0.1\n')
+    awp = train(words).config.awp
+    assert (None if awp is None else (awp.variant, awp.gamma, awp.warmup_epochs)) == expected
+
+
+def test_awp_refused(train: Any) -> None:
+    """A value that switches it off by accident."""
+    error = train("--awp 0", fails=True)
+    assert isinstance(error, BadValueError)
+    assert str(error) == "awp.gamma must be greater than 0, not 0.0"

@@ -7,6 +7,7 @@ from robustlabels.loading import LoadedRun, load_run
 from robustlabels.training.api import FitResult, fit, fit_config
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.fast_at import FastTraining
+from robustlabels.training.mart import Mart
 from robustlabels.training.pgd_at import PGDTraining
 from robustlabels.training.standard import Standard
 from robustlabels.training.step import Step
@@ -19,6 +20,7 @@ __all__ = [
     "FastTraining",
     "FitResult",
     "LoadedRun",
+    "Mart",
     "PGDTraining",
     "Run",
     "Standard",
@@ -37,4 +39,5 @@ def register_trainers(register: Register) -> None:
     register("standard", Standard)
     register("pgd-at", PGDTraining)
     register("trades", Trades)
+    register("mart", Mart)
     register("fast-at", FastTraining)

@@ -112,6 +112,10 @@ class Step:
             self.correct = hits.sum()
         return soft_cross_entropy(logits, self.labels(logits), self._reduction)
 
+    def reduced(self, values: Tensor) -> Tensor:
+        """Samples' values (N,) as one number, in the way of :meth:`ce`."""
+        return values.mean() if self._reduction == "mean" else values.sum()
+
     def kl(self, p_logits: Tensor, q_logits: Tensor) -> Tensor:
         """Mean over the batch of KL(softmax(p_logits) || softmax(q_logits)).
 

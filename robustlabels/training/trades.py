@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from robustlabels.errors import BadValueError
 from robustlabels.training.step import Step
-from robustlabels.training.trainer import BaseTrainer, adversarial_inputs
+from robustlabels.training.trainer import BaseTrainer, adversarial_inputs, check_weight
 
 
 @dataclass
@@ -33,9 +32,7 @@ class Trades(BaseTrainer):
     concatenated: bool = False
 
     def __post_init__(self) -> None:
-        number = isinstance(self.beta, int | float) and not isinstance(self.beta, bool)
-        if not number or not 0 <= self.beta < math.inf:
-            raise BadValueError(f"beta must be a number of at least 0, not {self.beta!r}")
+        check_weight("beta", self.beta)
         if self.inner not in ("kl", "ce"):
             raise BadValueError(f"inner must be kl or ce, not {self.inner!r}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustlabels.errors import BadValueError
 from robustlabels.training.step import Step
 
 
@@ -83,3 +85,10 @@ def adversarial_inputs(step: Step) -> Tensor:
     if step.x_adv is None:
         raise RuntimeError("loss() was called before inputs() made step.x_adv")
     return step.x_adv
+
+
+def check_weight(name: str, value: Any) -> None:
+    """A ValueError unless the weight of a term is a finite number of at least 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:
+        raise BadValueError(f"{name} must be a number of at least 0, not {value!r}")

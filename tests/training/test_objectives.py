@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels import make_scheme, make_trainer
+from robustlabels.labels import Mix
 from robustlabels.training import Step
 
 K, N, D = 4, 5, 6
-TRAINERS = ["standard", "pgd-at", "fast-at", "trades"]
+TRAINERS = ["standard", "pgd-at", "fast-at", "trades", "mart"]
+BETA = {"trades": 6.0, "mart": 5.0}
 
 
 class Linear(nn.Module):
@@ -86,7 +88,21 @@ def objective(name: str, z: np.ndarray, z_adv: np.ndarray, q: np.ndarray, beta: 
         return cross_entropy(z, q)
     if name == "trades":
         return cross_entropy(z, q) + beta * divergence(z, z_adv)
+    if name == "mart":
+        return mart(z, z_adv, q, beta, np.arange(N) % K)
     return cross_entropy(z_adv, q)
+
+
+def mart(z: np.ndarray, z_adv: np.ndarray, q: np.ndarray, beta: float, y: np.ndarray) -> float:
+    """Wang et al. (2020), eq. 11, sample by sample."""
+    total = 0.0
+    for i in range(N):
+        p, p_adv = (np.exp(log_softmax(a[i : i + 1, :K]))[0] for a in (z, z_adv))
+        log_p, log_p_adv = (log_softmax(a[i : i + 1])[0] for a in (z, z_adv))
+        total -= q[i] @ log_p_adv
+        total -= np.log(1 - max(p_adv[k] for k in range(K) if k != y[i]))
+        total += beta * (1 - p[y[i]]) * (np.exp(log_p) @ (log_p - log_p_adv))
+    return total / N
 
 
 SCHEMES = [("ls", {"alpha": 0.3}, K), ("vs", {"alpha": 0.3, "virtual_classes": 3}, K + 3)]
@@ -104,7 +120,7 @@ def test_value(name: str, scheme: str, params: dict[str, Any], outputs: int) -> 
         step.x_adv = step.x
     loss = trainer.loss(step)
     z, z_adv = logits(step, step.model.weight.detach().numpy())
-    expected = objective(name, z, z_adv, smoothed(step.y, outputs, 0.3), beta=6.0)
+    expected = objective(name, z, z_adv, smoothed(step.y, outputs, 0.3), beta=BETA.get(name, 0))
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
@@ -128,7 +144,7 @@ def test_gradient(name: str, scheme: str, params: dict[str, Any], outputs: int) 
         for h in (1e-5, -1e-5):
             moved = weight.copy()
             moved[place] += h
-            ends.append(objective(name, *logits(step, moved), q, beta=6.0))
+            ends.append(objective(name, *logits(step, moved), q, beta=BETA.get(name, 0)))
         numeric[place] = (ends[0] - ends[1]) / 2e-5
     np.testing.assert_allclose(step.model.weight.grad.numpy(), numeric, rtol=1e-5, atol=1e-7)
 
@@ -156,14 +172,80 @@ def test_trades_concatenated_is_the_same_without_batch_norm() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
+def test_mart_on_mixed_labels() -> None:
+    """MixUp's inputs have two true classes: the margin must weigh both, in their shares."""
+    scheme = make_scheme("mixup", K)
+    partner = torch.tensor([1, 2, 3, 4, 0])
+    y = torch.arange(N) % K
+    mix = Mix(torch.full((N,), 0.3, dtype=torch.float64), partner, y[partner])
+    step = make_step(scheme, mix=mix)
+    trainer = make_trainer("mart", beta=2)
+    trainer.inputs(step)
+    z, z_adv = logits(step, step.model.weight.detach().numpy())
+    hot = np.eye(K)[y.numpy()], np.eye(K)[y[partner].numpy()]
+    ends = [
+        mart(z, z_adv, q, 2, classes.numpy())
+        for q, classes in zip(hot, (y, y[partner]), strict=True)
+    ]
+    # every term is linear in the class
+    assert trainer.loss(step).item() == pytest.approx(0.3 * ends[0] + 0.7 * ends[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("sure_of", ["the class", "another"])
+def test_mart_stays_finite(sure_of: str) -> None:
+    """log(1 - p) of a model that is sure is -inf in float32, and its gradient NaN."""
+
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.z = nn.Parameter(torch.zeros(N, K))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.arange(N) % K
+            best = y if sure_of == "the class" else (y + 1) % K
+            return self.z + 300.0 * nn.functional.one_hot(best, K)
+
+    model = Sure()
+    step = make_step(make_scheme("one-hot", K), model=model)
+    trainer = make_trainer("mart")
+    trainer.inputs(step)
+    loss = trainer.loss(step)
+    loss.backward()
+    # sure of the wrong class: CE 300, and 1 - p is 3 e^-300
+    expected = 0.0 if sure_of == "the class" else 600.0 - np.log(3)
+    assert loss.item() == pytest.approx(expected, abs=1e-3)
+    assert model.z.grad.isfinite().all()
+    if sure_of == "another":
+        assert model.z.grad.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "mart"])
+def test_sum_instead_of_mean(name: str) -> None:
+    """An ART classifier's loss may be a sum: half of it summed would be another objective."""
+    found = []
+    for reduction in ("mean", "sum"):
+        step = make_step(make_scheme("ls", K), reduction=reduction)
+        trainer = make_trainer(name)
+        trainer.inputs(step)
+        found.append(trainer.loss(step).item())
+    assert found[1] == pytest.approx(N * found[0], rel=1e-9)
+
+
 BAD_BETAS: list[Any] = [-1, float("nan"), float("inf"), True, "6"]
 
 
-@pytest.mark.parametrize("params", [*({"beta": b} for b in BAD_BETAS), {"inner": "mse"}])
-def test_trades_refuses(params: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["trades", "mart"])
+@pytest.mark.parametrize("beta", BAD_BETAS)
+def test_bad_beta(name: str, beta: Any) -> None:
     """A negative beta pushes f(x') away from f(x)."""
-    with pytest.raises(ValueError, match=next(iter(params))):
-        make_trainer("trades", **params)
+    with pytest.raises(ValueError, match="beta must be a number of at least 0"):
+        make_trainer(name, beta=beta)
+
+
+def test_trades_refuses_another_inner_loss() -> None:
+    """A misspelt loss would only be found by the attack."""
+    with pytest.raises(ValueError, match="inner must be kl or ce"):
+        make_trainer("trades", inner="mse")
 
 
 @pytest.mark.parametrize("inner", ["kl", "ce"])
@@ -226,7 +308,7 @@ def test_which_logits_the_scheme_sees(name: str) -> None:
         for h in (1e-5, -1e-5):
             moved = weight.copy()
             moved[place] += h
-            ends.append(objective(name, *logits(step, moved), q, beta=6.0))
+            ends.append(objective(name, *logits(step, moved), q, beta=BETA.get(name, 0)))
         numeric[place] = (ends[0] - ends[1]) / 2e-5
     np.testing.assert_allclose(grad.numpy(), numeric, rtol=1e-4, atol=1e-6)
 

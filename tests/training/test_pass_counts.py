@@ -28,6 +28,7 @@ TRAINERS: dict[str, tuple[Any, int, int]] = {
     "pgd-at": ("pgd-at", 10 + 1, 10 + 1),
     "trades": ("trades", 1 + 10 + 2, 10 + 2),
     "trades concatenated": ({"name": "trades", "concatenated": True}, 1 + 10 + 1, 10 + 1),
+    "mart": ("mart", 10 + 2, 10 + 2),
     "trades ce": ({"name": "trades", "inner": "ce"}, 10 + 2, 10 + 2),
 }
 
@@ -66,19 +67,19 @@ def test_passes(counted: Any, tiny: Any, options: dict[str, Any], scheme: str, t
         assert step["backward"] == backward
 
 
-@pytest.mark.parametrize("trainer", ["pgd-at", "trades", "fast-at"])
+@pytest.mark.parametrize("trainer", ["pgd-at", "trades", "mart", "fast-at"])
 def test_parameters_are_frozen_during_the_attack(
     counted: Any, tiny: Any, options: dict[str, Any], trainer: str
 ) -> None:
     """The attack would compute a gradient for every parameter: a third of each backward pass."""
     model = counted()
     steps = per_step(model, tiny, "one-hot", trainer, **options)
-    attack = {"pgd-at": 10, "trades": 10, "fast-at": 1}[trainer]
+    attack = {"pgd-at": 10, "trades": 10, "mart": 10, "fast-at": 1}[trainer]
     assert [s["frozen forward"] for s in steps] == [attack, attack]
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("trainer", ["pgd-at", "trades", "fast-at", "standard"])
+@pytest.mark.parametrize("trainer", ["pgd-at", "trades", "mart", "fast-at", "standard"])
 def test_parameters_get_a_gradient_once_a_step(
     counted: Any, tiny: Any, options: dict[str, Any], trainer: str
 ) -> None:
@@ -99,7 +100,7 @@ def test_weight_perturbation_adds_the_training_passes_once_more(
 ) -> None:
     """A second attack, or a pass of the teacher for each, would double the cost of a step."""
     named, forward, backward = TRAINERS[trainer]
-    again = {"trades": 2, "trades ce": 2}.get(trainer, 1)
+    again = {"trades": 2, "trades ce": 2, "mart": 2}.get(trainer, 1)
     options["awp"] = {"variant": variant}
     for step in per_step(counted(), tiny, scheme, named, **options):
         assert step["forward"] == forward + again + (scheme in TEACHERS)

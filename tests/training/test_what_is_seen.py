@@ -16,11 +16,17 @@ from torch import Tensor, nn
 
 from robustlabels import make_scheme
 from robustlabels.labels import MixUp, VirtualSmoothing
-from robustlabels.training import FastTraining, PGDTraining, Standard, Trades, fit
+from robustlabels.training import FastTraining, Mart, PGDTraining, Standard, Trades, fit
 
 K = 3
-TRAINERS = {"pgd-at": PGDTraining, "fast-at": FastTraining, "trades": Trades, "standard": Standard}
-ATTACKED = ["pgd-at", "fast-at", "trades"]
+TRAINERS = {
+    "pgd-at": PGDTraining,
+    "fast-at": FastTraining,
+    "trades": Trades,
+    "mart": Mart,
+    "standard": Standard,
+}
+ATTACKED = ["pgd-at", "fast-at", "trades", "mart"]
 HARD = ["one-hot", "ls", "sls", "als", "bls", "sbls", "vs", "alps", "ltd"]
 
 
@@ -102,6 +108,15 @@ def labels(name: str, y: np.ndarray, z: np.ndarray, t: Any, progress: float) -> 
     return own * p + (1 - own) * hot
 
 
+def mart_terms(z: np.ndarray, z_adv: np.ndarray, y: np.ndarray) -> float:
+    """MART beyond its cross-entropy: margin and weight over K classes, the KL over all outputs."""
+    p, p_adv, n = softmax(z[:, :K]), softmax(z_adv[:, :K]), np.arange(len(y))
+    others = np.where(np.eye(K)[y] == 1, 0, p_adv)
+    log_p, log_p_adv = log_softmax(z), log_softmax(z_adv)
+    kl = (np.exp(log_p) * (log_p - log_p_adv)).sum(axis=1)
+    return float((5 * (1 - p[n, y]) * kl - np.log(1 - others.max(axis=1))).mean())
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("scheme", [*HARD, "adr"])
 def test_the_loss_is_on_the_papers_labels(
@@ -116,7 +131,7 @@ def test_the_loss_is_on_the_papers_labels(
     fit(counted(), tiny, scheme, made, attack=recorder, **options)
     assert [s["step"].progress for s in seen] == [0, 1 / 3, 2 / 3]
     for s in seen:
-        step, own = s["step"], s["logits"][0]
+        step, own = s["step"], s["logits"][1 if trainer == "mart" else 0]
         t = None if step.teacher_logits is None else step.teacher_logits.double().numpy()
         q = labels(scheme, step.y.numpy(), own, t, step.progress)
         np.testing.assert_allclose(s["q"], q, atol=2e-6)
@@ -124,6 +139,8 @@ def test_the_loss_is_on_the_papers_labels(
         if trainer == "trades":
             p, p_adv = log_softmax(own), log_softmax(s["logits"][1])
             expected += 6 * (np.exp(p) * (p - p_adv)).sum(axis=1).mean()
+        if trainer == "mart":
+            expected += mart_terms(s["logits"][0], own, step.y.numpy())
         assert s["loss"] == pytest.approx(expected, rel=1e-5)
     if scheme == "ltd":
         # the first forward was fit's own check of the teacher, if any

@@ -22,6 +22,7 @@ from robustlabels.cli import (
     listing,
     new_plugin,
     plugins,
+    submit,
     train,
 )
 from robustlabels.errors import RobustLabelsWarning, UserError
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, evaluate, leaderboard, listing, plugins, new_plugin, doctor):
+for command in (demo, train, evaluate, leaderboard, listing, plugins, submit, new_plugin, doctor):
     command.add_to(app)
 
 

@@ -32,10 +32,13 @@ def channels_last(model: nn.Module, x: Tensor) -> Iterator[bool]:
     try:
         for p in weights:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
-        yield _takes(model, x[:2].to(weights[0].device))
+        if _takes(model, x[:2].to(weights[0].device)):
+            yield True
+            return
     finally:
         for p, data in zip(weights, before, strict=True):
             p.data = data
+    yield False
 
 
 def _takes(model: nn.Module, x: Tensor) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robustlabels.evaluation import check_classifier
+from robustlabels.evaluation.checks import check_input_range, check_mode, optimises
 
 X = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -73,3 +74,81 @@ class Pair(nn.Module):
 
 def test_a_model_that_returns_a_pair_is_refused_in_one_line():
     refused(Pair(), X, "fails on inputs .*AttributeError")
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(1), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(x))
+
+
+def test_train_mode_is_refused_where_it_changes_the_logits():
+    """The figures of a model in train mode are those of another model, at random."""
+    with pytest.raises(ValueError, match="in train mode.*call model.eval"):
+        check_mode(nn.Sequential(nn.Dropout(0.5), model()).train(), X)
+    net = nn.Sequential(Counting(), model()).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="in train mode"):
+        check_mode(net, X)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(m.training for m in net.modules())
+    check_mode(net.eval(), X)
+    check_mode(model().train(), X)  # torch's default, where nothing depends on it
+
+
+class Wants(nn.Module):
+    """Ten classes by brightness, for images in a range of its own."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = (x.mean(dim=(1, 2, 3)) - self.low) / (self.high - self.low)
+        middles = (torch.arange(10) + 0.5) / 10
+        return -((bright[:, None] - middles) ** 2)
+
+
+def test_a_model_of_another_input_range_is_refused():
+    """An eps of 8/255 means nothing to a model that takes pixels from 0 to 255."""
+    y = torch.arange(200) % 10
+    x = ((y + 0.5) / 10).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone()
+    check_input_range(Wants(0, 1), x, y)
+    for low, high, said in (
+        (0, 255, r"\[0, 255\]"),
+        (-1, 1, r"\[-1, 1\]"),
+        (-1.74, 1.74, "standardised"),  # 10 even levels have a deviation of .287
+    ):
+        with pytest.raises(ValueError, match=f"seems to want images .*{said}.*10.*% in"):
+            check_input_range(Wants(low, high), x, y)
+    # A bad model is not one of another range, also where images are sorted by class.
+    torch.manual_seed(0)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        poor = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
+        check_input_range(poor, torch.rand(200, 3, 4, 4), y)
+        check_input_range(poor, torch.rand(200, 3, 4, 4), torch.zeros_like(y))
+
+
+class Optimising(nn.Module):
+    """A defence that takes a gradient step on its input before it answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(self.net(leaf).logsumexp(1).sum(), leaf)
+        return self.net(x + 0.1 * grad)
+
+
+def test_a_forward_pass_that_optimises_is_found_out():
+    assert optimises(Optimising(), X)
+    assert not optimises(model(), X)

@@ -93,6 +93,7 @@ def export(
     network, normalize = _unwrapped(model)
     plan: Blueprint | None = None
     if code is not None:
+        code.build(num_classes)  # its own errors, before RobustBench's
         imports = f"from {ARCHITECTURES}.{code_module(name)} import {code.name}"
         plan = Blueprint(code.name, imports, code.name, code.arguments(num_classes))
     elif zoo is None:
@@ -261,7 +262,14 @@ def _compare(model: nn.Module, loaded: nn.Module, num_classes: int, side: int) -
     try:
         with torch.no_grad():
             ours = real_classes(model.eval(), num_classes)(x.to(device)).cpu()
-            theirs = loaded(x)
+            try:
+                theirs = loaded(x)
+            except Exception as error:  # of attached code, whatever it is
+                why = " ".join(str(error).split())[:200]
+                raise BadValueError(
+                    f"what RobustBench loads fails on images {tuple(x.shape)} "
+                    f"({type(error).__name__}: {why})"
+                ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode

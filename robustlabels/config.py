@@ -112,7 +112,7 @@ class Config(_Section):
     augment: AugmentConfig = AugmentConfig()
     awp: AwpConfig | None = None
     normalize: bool = False
-    weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = None
+    weight_averaging: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = None
     accumulate: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
@@ -139,6 +139,16 @@ class Config(_Section):
         if isinstance(value, bool):
             return {} if value else None
         return {"gamma": value} if isinstance(value, int | float) else value
+
+    @field_validator("weight_averaging", mode="before")
+    @classmethod
+    def _weight_averaging(cls, value: Any) -> Any:
+        return {True: "auto", False: None}[value] if isinstance(value, bool) else value
+
+    @property
+    def averaging(self) -> float | None:
+        """``weight_averaging`` once it is resolved: a decay, or None."""
+        return None if self.weight_averaging is None else float(self.weight_averaging)
 
     @model_validator(mode="after")
     def _not_given_twice(self) -> Config:

@@ -107,11 +107,17 @@ def _rename(values: dict[str, Any], key: str, name: str) -> None:
 
 def _note(record: dict[str, Any]) -> str:
     parts = [f"loss {record['train_loss']:.3f}"]
-    if "validation_accuracy" in record:
-        parts.append(f"validation: clean {record['validation_accuracy']:.1%}")
-    if "validation_robust_accuracy" in record:
-        parts.append(f"PGD {record['validation_robust_accuracy']:.1%}")
+    for name, suffix in (("validation", ""), ("average", "_average")):
+        shown = _accuracies(record, suffix)
+        if shown:
+            parts.append(f"{name}: {shown}")
     return ", ".join(parts)
+
+
+def _accuracies(record: dict[str, Any], suffix: str = "") -> str:
+    fields = (("clean", "validation_accuracy"), ("PGD", "validation_robust_accuracy"))
+    found = [(what, record.get(f"{field}{suffix}")) for what, field in fields]
+    return ", ".join(f"{what} {value:.1%}" for what, value in found if value is not None)
 
 
 def _report(result: FitResult) -> None:
@@ -120,6 +126,11 @@ def _report(result: FitResult) -> None:
         print(result.stopped)
     kind = "averaged weights" if result.best.get("weights") == "average" else "weights"
     print(f"best {kind}: epoch {result.best['epoch']} of {result.config.epochs}, by validation")
+    if result.average is not None:
+        from robustlabels.training.keeping import best_of_each
+
+        for name, found in best_of_each(result.history).items():
+            print(f"  {name} weights' best: epoch {found['epoch']}, {_accuracies(found)}")
     if result.test_accuracy is not None:
         print(f"clean accuracy on the test set: {result.test_accuracy:.2%}")
     print(f"run: {result.out}")

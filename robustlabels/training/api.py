@@ -19,7 +19,7 @@ from robustlabels.errors import BadValueError, RunError
 from robustlabels.labels import set_value_checks
 from robustlabels.randomness import preserved
 from robustlabels.training.assembly import Assembly, Given, assemble
-from robustlabels.training.keeping import Keeper, Outcome, Record, Weights
+from robustlabels.training.keeping import Keeper, Outcome, Record, Weights, best_of_each
 from robustlabels.training.request import read_request
 from robustlabels.training.teachers import Teacher
 from robustlabels.training.validation import validate
@@ -39,7 +39,8 @@ class FitResult:
         num_classes: K, the data set's classes.
         config: resolved and complete.
         history: a record for each epoch.
-        best: the best epoch's record: "weights" is "raw" or "average".
+        best: the best epoch's record, with the validation accuracies of the raw weights and, as
+            ``..._average``, of the averaged ones; "weights" is "raw" or "average".
         last: the last epoch's raw weights.
         average: the last averaged weights, with ``weight_averaging``.
         test_accuracy: clean accuracy of the best weights on the test set, or None without one;
@@ -228,11 +229,10 @@ def _finish(
     engine, config = assembly.engine, assembly.config
     last = {k: v.detach().clone() for k, v in engine.model.state_dict().items()}
     average: Weights | None = None
-    if config.weight_averaging:
-        average = engine.averages[config.weight_averaging].state_dict()
-    record = {
-        k: v for k, v in (outcome.best or {"epoch": 0, "weights": "raw"}).items() if k != "rank"
-    }
+    if config.averaging is not None:
+        average = engine.averages[config.averaging].state_dict()
+    assert outcome.best is not None  # the engine names the weights whichever way it ends
+    record = {k: v for k, v in outcome.best.items() if k != "rank"}
     if folder is not None:
         best = runs.load_weights(folder.weights("best"))
     assert best is not None  # the engine hands out weights whichever way it ends
@@ -248,6 +248,7 @@ def _finish(
             stopped=outcome.stopped,
             finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             best=record,
+            best_of_each=best_of_each(outcome.history),
             last=outcome.history[-1] if outcome.history else None,
             test_accuracy=test,
             weights_sha256=runs.sha256(folder.weights("best")),

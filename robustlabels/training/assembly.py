@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustlabels import __version__
-from robustlabels.attacks import Attack, as_attack, held_still
+from robustlabels.attacks import Attack, as_attack
 from robustlabels.config import Config, Named
-from robustlabels.data import DataSet, Split, TensorSplit
-from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning, RunError
+from robustlabels.data import DataSet, Split
+from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError
 from robustlabels.factories import (
     check_trainer,
     make_attack,
@@ -30,7 +27,15 @@ from robustlabels.models import adapt_model
 from robustlabels.models.zoo import is_zoo_name
 from robustlabels.plugins import default_params
 from robustlabels.randomness import derived_seed, seed_everything
+from robustlabels.training.averaging import USUAL_DECAY
+from robustlabels.training.checks import (
+    check_labels,
+    check_outputs,
+    check_trainable,
+    output_shape,
+)
 from robustlabels.training.engine import Engine
+from robustlabels.training.facts import run_facts
 from robustlabels.training.teachers import Teacher, load_teacher
 from robustlabels.training.trainer import Run
 
@@ -94,6 +99,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         trainer = check_trainer(given.trainer, config.trainer.name)
     classes = data.num_classes + int(getattr(trainer, "extra_outputs", 0))
     scheme = _scheme(config, given, data, classes)
+    config = _with_averaging(config, scheme)
     attack, config = _attack(config, given, trainer)
     mixes = "mix" in scheme.needs
     mismatch = _label_attack_mismatch(scheme, attack, mixes)
@@ -115,12 +121,12 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     else:
         model = given.model.to(device)
         # A model that already has the outputs needs no linear layer to widen.
-        if _output_shape(model, data, device) != (2, scheme.num_outputs):
+        if output_shape(model, data, device) != (2, scheme.num_outputs):
             model = adapt_model(model, scheme)
     model = model.to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    _check_outputs(model, data, scheme, device)
+    check_outputs(model, data, scheme, device)
 
     asked: list[nn.Module] = []
 
@@ -133,7 +139,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
                 "(--teacher, or fit(teacher=...))"
             )
         loaded = load_teacher(named, data.num_classes, new_model).to(device)
-        _output_shape(loaded, data, device, "the teacher")
+        output_shape(loaded, data, device, "the teacher")
         asked.append(loaded)
         return loaded
 
@@ -141,7 +147,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     indices, held_out = _hold_out(len(split), config, given.held_out)
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
     config = config.model_copy(update={"optimizer": optimizer, "validation": len(held_out)})
-    _check_trainable(model, config)
+    check_trainable(model, config)
     trainer.setup(Run(model, scheme, data.num_classes, device, config, teacher))
     if config.teacher is not None and not asked:
         _warn_of_idle_teacher(config, given)
@@ -161,23 +167,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         scheduler=given.scheduler,
         reduction=given.reduction,
     )
-    facts = {
-        "robustlabels": __version__,
-        "status": "running",
-        "dataset": data.name,
-        "note": data.note,
-        "num_classes": data.num_classes,
-        "scheme_classes": classes,
-        "num_outputs": scheme.num_outputs,
-        "input_shape": list(data.input_shape),
-        "train_samples": len(indices),
-        "validation_samples": len(held_out),
-        "data_sha256": _data_hash(split),
-        "opaque": given.names,
-        "seed": config.seed,
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
-    }
+    facts = run_facts(engine, data, classes, given.names)
     return Assembly(engine, config, data.test, facts)
 
 
@@ -200,7 +190,7 @@ def _data(config: Config, given: Given, num_classes: int | None) -> DataSet:
         raise BadValueError(
             f"data set {data.name!r} has {data.num_classes} classes, not num_classes={num_classes}"
         )
-    _check_labels(data.train_split(), data)
+    check_labels(data.train_split(), data)
     return data
 
 
@@ -214,6 +204,21 @@ def _scheme(config: Config, given: Given, data: DataSet, classes: int) -> Any:
             f"has {classes}"
         )
     return scheme
+
+
+def _with_averaging(config: Config, scheme: Any) -> Config:
+    """``weight_averaging="auto"`` as a number: the teacher's decay where that is an average too."""
+    decay = float(scheme.ema_decay) if scheme.teacher == "ema" else None
+    if config.weight_averaging == "auto":
+        return config.model_copy(update={"weight_averaging": decay or USUAL_DECAY})
+    if decay is not None and config.averaging not in (None, decay):
+        warnings.warn(
+            f"weight_averaging is {config.averaging} and the teacher's ema_decay {decay}: two "
+            'averages are kept and the teacher is not the one that is judged; "auto" shares it',
+            RobustLabelsWarning,
+            stacklevel=2,
+        )
+    return config
 
 
 def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]:
@@ -265,17 +270,6 @@ def _with_defaults(config: Config, given: Given) -> Config:
     return config.model_copy(update=resolved)
 
 
-def _check_trainable(model: nn.Module, config: Config) -> None:
-    if not any(p.requires_grad for p in model.parameters()):
-        raise BadValueError("the model has no parameter that requires a gradient: nothing to train")
-    norms = any(isinstance(m, _BatchNorm) for m in model.modules())
-    if norms and config.batch_size // config.accumulate < 2:
-        raise BadValueError(
-            f"batch_size {config.batch_size} in {config.accumulate} parts leaves batch norm fewer "
-            "than 2 samples: raise batch_size or lower accumulate"
-        )
-
-
 def _with_normalization(config: Config, data: DataSet, given: Given) -> Config:
     if not config.normalize:
         return config
@@ -309,56 +303,6 @@ def _hold_out(n: int, config: Config, chosen: Tensor | None) -> tuple[Tensor, Te
     return order[count:].sort().values, order[:count].sort().values
 
 
-def _check_labels(split: Split, data: DataSet) -> None:
-    if len(split) < 2:
-        raise DataError(f"data set {data.name!r} has {len(split)} training samples; 2 are needed")
-    if isinstance(split, TensorSplit):
-        low, high = int(split.y.min()), int(split.y.max())
-        if low < 0 or high >= data.num_classes:
-            raise DataError(
-                f"data set {data.name!r} has labels from {low} to {high}; with "
-                f"{data.num_classes} classes they must be in [0, {data.num_classes - 1}]"
-            )
-
-
-def _check_outputs(model: nn.Module, data: DataSet, scheme: Any, device: torch.device) -> None:
-    shape = _output_shape(model, data, device)
-    if shape != (2, scheme.num_outputs):
-        raise BadValueError(
-            f"the model gives outputs of shape {shape} for 2 inputs; the scheme needs "
-            f"{(2, scheme.num_outputs)} (robustlabels.adapt_model widens a linear layer)"
-        )
-
-
-@torch.no_grad()
-def _output_shape(
-    model: nn.Module, data: DataSet, device: torch.device, what: str = "the model"
-) -> tuple[int, ...]:
-    """The shape of a module's outputs for two grey images."""
-    with held_still(model):
-        try:
-            found = model(torch.full((2, *data.input_shape), 0.5, device=device))
-        except BadValueError as error:
-            raise BadValueError(f"{what} doesn't fit {data.name!r}: {error}") from error
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise BadValueError(
-                f"{what} does not take inputs of shape {data.input_shape} of {data.name!r}: "
-                f"{' '.join(str(error).split())[:200]}"
-            ) from error
-    if not isinstance(found, Tensor):
-        raise BadValueError(f"{what} must return a tensor of logits, not {type(found).__name__}")
-    return tuple(found.shape)
-
-
-def _data_hash(split: Split) -> str | None:
-    if not isinstance(split, TensorSplit):
-        return None
-    digest = hashlib.sha256()
-    for tensor in (split.x, split.y):
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -370,7 +314,3 @@ def _device(name: str) -> torch.device:
             f"device {name!r} is not available: {' '.join(str(error).split())[:120]}"
         ) from None
     return device
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -7,6 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+USUAL_DECAY = 0.995
+"""ADR's, for its teacher and its weight averaging alike."""
+
 
 class ExponentialAverage:
     """theta_avg <- decay theta_avg + (1 - decay) theta, batch norm's statistics included.

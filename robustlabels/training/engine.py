@@ -20,7 +20,7 @@ from robustlabels.errors import TrainingError
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.batching import Batches
-from robustlabels.training.keeping import Keeper, Outcome, Record, Weights
+from robustlabels.training.keeping import Keeper, Outcome, Record, Weights, named_accuracy
 from robustlabels.training.optimizers import make_optimizer
 from robustlabels.training.stepping import Stepper, Sums
 from robustlabels.training.validation import Accuracy, validate
@@ -73,7 +73,7 @@ class Engine:
     def __post_init__(self) -> None:
         config = self.config
         self.optimizer = self.given_optimizer or make_optimizer(self.model, config.optimizer)
-        decays = [config.weight_averaging] if config.weight_averaging else []
+        decays = [] if config.averaging is None else [config.averaging]
         if self.scheme.teacher == "ema":
             decays.append(float(self.scheme.ema_decay))
         # One copy serves both where the decays agree: ADR's teacher is then the average itself.
@@ -206,9 +206,9 @@ class Engine:
         last = self.done == self.total_steps
         if len(self.validation_indices) == 0:
             # Nothing to choose by: the latest weights, kept each time in case a later step breaks.
-            kind = "average" if self.config.weight_averaging else "raw"
+            weights, kind = self._final_weights()
             self.best = {**record, "weights": kind}
-            keeper.on_best(self._final_weights(), self.best)
+            keeper.on_best(weights, self.best)
         elif last or epoch % self.config.validate_every == 0:
             message = self._choose(record, keeper)
         self.stopped = message
@@ -219,20 +219,20 @@ class Engine:
     def _choose(self, record: Record, keeper: Keeper) -> str | None:
         """Validate the raw and the averaged weights; keep whichever is the best so far."""
         candidates: dict[str, nn.Module] = {"raw": self.model}
-        if self.config.weight_averaging:
-            candidates["average"] = self.averages[self.config.weight_averaging].model
+        if self.config.averaging is not None:
+            candidates["average"] = self.averages[self.config.averaging].model
         message = None
+        ranks: dict[str, tuple[float, float]] = {}
         for name, model in candidates.items():
             found = self._validate(model, self.validation_indices)
-            suffix = "" if name == "raw" else "_average"
-            record[f"validation_accuracy{suffix}"] = found.clean
-            if found.robust is not None:
-                record[f"validation_robust_accuracy{suffix}"] = found.robust
-                if name == "raw":
-                    message = self._watch.saw(found.clean, found.robust, record["train_accuracy"])
-            if self.best is None or found.rank > tuple(self.best["rank"]):
-                self.best = {**record, "weights": name, "rank": list(found.rank)}
-                keeper.on_best(model.state_dict(), self.best)
+            ranks[name] = found.rank
+            record |= named_accuracy(found, name)
+            if found.robust is not None and name == "raw":
+                message = self._watch.saw(found.clean, found.robust, record["train_accuracy"])
+        for name, rank in ranks.items():  # once the record has the figures of both
+            if self.best is None or rank > tuple(self.best["rank"]):
+                self.best = {**record, "weights": name, "rank": list(rank)}
+                keeper.on_best(candidates[name].state_dict(), self.best)
         return message
 
     def _validate(self, model: nn.Module, indices: Tensor) -> Accuracy:
@@ -248,9 +248,12 @@ class Engine:
             device=self.device,
         )
 
-    def _final_weights(self) -> Weights:
-        decay = self.config.weight_averaging
-        return (self.averages[decay].model if decay else self.model).state_dict()
+    def _final_weights(self) -> tuple[Weights, str]:
+        """The present weights, averaged where there is an average, and their kind."""
+        decay = self.config.averaging
+        if decay is None:
+            return self.model.state_dict(), "raw"
+        return self.averages[decay].state_dict(), "average"
 
     def _look_for_overfitting(self) -> str | None:
         """Between epochs' ends, for single-step trainers: PGD on one held-out batch."""
@@ -268,7 +271,9 @@ class Engine:
         where = f"at step {self.done} of {self.total_steps}"
         kept = f"; the best checkpoint (epoch {self.best['epoch']}) is kept" if self.best else ""
         if self.best is None:
-            keeper.on_best(self._final_weights(), {"epoch": 0, "weights": "raw", "rank": [0, 0]})
+            weights, kind = self._final_weights()
+            self.best = {"epoch": 0, "weights": kind, "rank": [0, 0]}
+            keeper.on_best(weights, self.best)
         return Outcome(self.history, self.best, f"stopped {where}: {message}{kept}")
 
     def _refuse_broken(self, step: int) -> None:

@@ -7,8 +7,41 @@ from typing import Any
 
 from torch import Tensor
 
+from robustlabels.training.validation import Accuracy
+
 Record = dict[str, Any]
 Weights = dict[str, Tensor]
+
+
+_SUFFIXES = {"raw": "", "average": "_average"}
+
+
+def named_accuracy(found: Accuracy, kind: str) -> Record:
+    """Validation accuracies as fields of an epoch's record; ``kind``: "raw" or "average"."""
+    fields = {f"validation_accuracy{_SUFFIXES[kind]}": found.clean}
+    if found.robust is not None:
+        fields[f"validation_robust_accuracy{_SUFFIXES[kind]}"] = found.robust
+    return fields
+
+
+def best_of_each(history: list[Record]) -> dict[str, Record]:
+    """For raw and averaged weights, as far as they were validated: the best epoch's figures.
+
+    Returns:
+        "raw" and "average" -> epoch, validation_accuracy and, of adversarial training,
+        validation_robust_accuracy.
+    """
+    found: dict[str, Record] = {}
+    for kind, suffix in _SUFFIXES.items():
+        clean, robust = (f"validation_{what}accuracy{suffix}" for what in ("", "robust_"))
+        seen = [r for r in history if clean in r]
+        if seen:
+            best = max(seen, key=lambda r: (r.get(robust, r[clean]), r[clean]))
+            named = {"validation_accuracy": clean, "validation_robust_accuracy": robust}
+            found[kind] = {"epoch": best["epoch"]} | {
+                name: best[field] for name, field in named.items() if field in best
+            }
+    return found
 
 
 class Keeper:

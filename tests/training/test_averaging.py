@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlabels import make_scheme
-from robustlabels.training import ExponentialAverage, PGDTraining, fit
+from robustlabels import evaluate, make_scheme
+from robustlabels.config import make_config
+from robustlabels.errors import RobustLabelsWarning
+from robustlabels.runs import RunFolder
+from robustlabels.training import ExponentialAverage, PGDTraining, fit, load_run
+from robustlabels.training.keeping import best_of_each
 
 K = 3
 
@@ -203,7 +208,8 @@ def test_one_copy_where_the_decays_agree(
 
     monkeypatch.setattr(engine, "ExponentialAverage", Counting)
     scheme = make_scheme("adr", K, ema_decay=0.9)
-    fit(bn_model(), tiny, scheme, "standard", weight_averaging=decay, **options)
+    with warnings.catch_warnings(action="ignore"):
+        fit(bn_model(), tiny, scheme, "standard", weight_averaging=decay, **options)
     assert len(made) == copies
 
 
@@ -225,3 +231,113 @@ def test_averaged_weights_are_the_same_whether_shared_or_not(tiny: Any, options:
     for name, value in shared.average.items():
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+# What the user sees of both.
+
+
+@pytest.mark.parametrize(
+    ("scheme", "asked", "decay", "uses"),
+    [
+        ("adr", "auto", 0.9, {"0.9": ["weight_averaging", "teacher"]}),
+        ("vs", True, 0.9, {"0.9": ["weight_averaging", "teacher"]}),
+        ("ls", "auto", 0.995, {"0.995": ["weight_averaging"]}),
+        ("ls", False, None, {}),
+        ("adr", None, None, {"0.9": ["teacher"]}),
+    ],
+)
+def test_auto_is_the_teacher_itself(
+    tiny: Any,
+    options: dict[str, Any],
+    tmp_path: Any,
+    scheme: str,
+    asked: Any,
+    decay: Any,
+    uses: Any,
+) -> None:
+    """ADR's weight average is its teacher: whoever types the decay twice may mistype it once, and
+    pays for a second copy. The run's config must hold the number."""
+    adr = {"name": "adr", "ema_decay": 0.9}
+    named: Any = {"adr": adr, "vs": {"name": "vs", "inner": adr}, "ls": "ls"}[scheme]
+    out = tmp_path / "run"
+    options |= {"weight_averaging": asked, "out": out}
+    result = fit({"name": "mlp", "hidden": [8]}, tiny, named, "standard", **options)
+    assert RunFolder.open(out).config.weight_averaging == decay
+    assert RunFolder.open(out).summary["averages"] == uses
+    assert (result.average is None) == (decay is None)
+    fit({"name": "mlp", "hidden": [8]}, tiny, named, "standard", resume=True, **options)
+
+
+def test_two_averages_are_said(tiny: Any, options: dict[str, Any], tmp_path: Any) -> None:
+    """Two copies in memory, and the judged one is not the one that teaches: seldom meant."""
+    scheme = make_scheme("adr", K, ema_decay=0.9)
+    options |= {"weight_averaging": 0.5, "out": tmp_path / "run"}
+    with pytest.warns(RobustLabelsWarning, match=r"is 0\.5 and the teacher's ema_decay 0\.9: two"):
+        fit(bn_model(), tiny, scheme, "standard", **options)
+    uses = RunFolder.open(tmp_path / "run").summary["averages"]
+    assert uses == {"0.5": ["weight_averaging"], "0.9": ["teacher"]}
+
+
+def test_both_are_judged_and_reported(tiny: Any, options: dict[str, Any], tmp_path: Any) -> None:
+    """Averaging is worth its memory only where it helps: each epoch's line, run.json and evaluate
+    must have figures of both, of the weights that they name."""
+    out = tmp_path / "run"
+    x, y = tiny
+    options |= {"epochs": 3, "validation": 16, "weight_averaging": 0.9, "out": out, "eps": 0.1}
+    options["optimizer"] = {"lr": 0.3}
+    result = fit({"name": "mlp", "hidden": [8]}, ((x, y), (x[:30], y[:30])), **options)
+    folder = RunFolder.open(out)
+    figures = [f"validation_{r}accuracy{a}" for r in ("", "robust_") for a in ("", "_average")]
+    for record in (*folder.metrics(), folder.summary["best"], folder.summary["last"]):
+        assert set(figures) <= set(record)
+    for kind, suffix in (("raw", ""), ("average", "_average")):
+        clean, robust = f"validation_accuracy{suffix}", f"validation_robust_accuracy{suffix}"
+        ranked = sorted(folder.metrics(), key=lambda r: (-r[robust], -r[clean], r["epoch"]))
+        assert folder.summary["best_of_each"][kind] == {
+            "epoch": ranked[0]["epoch"],
+            "validation_accuracy": ranked[0][clean],
+            "validation_robust_accuracy": ranked[0][robust],
+        }
+    # the last epoch's figures are those of the files' weights, which evaluate finds again
+    assert result.average is not None
+    for which, weights in (("last", result.last), ("average", result.average)):
+        model = load_run(out, which).model
+        assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+        with torch.no_grad():
+            expected = (model(x[:30]).argmax(dim=1) == y[:30]).float().mean().item()
+        judged = evaluate(out, (x[:30], y[:30]), attacks=[], weights=which)
+        assert judged["clean"]["top1"] == pytest.approx(expected)
+    assert any(not torch.equal(v, result.average[k]) for k, v in result.last.items())
+
+
+def test_best_of_each() -> None:
+    """Robust accuracy first, clean accuracy next, and the earlier of equals; of natural training
+    the clean one alone."""
+    history = [
+        {"validation_accuracy": 0.9, "validation_robust_accuracy": 0.4, "epoch": 1},
+        {"epoch": 2},  # not validated
+        {"validation_accuracy": 0.8, "validation_robust_accuracy": 0.5, "epoch": 3},
+        {"validation_accuracy": 0.8, "validation_robust_accuracy": 0.5, "epoch": 4},
+    ]
+    best = {"epoch": 3, "validation_accuracy": 0.8, "validation_robust_accuracy": 0.5}
+    assert best_of_each(history) == {"raw": best}
+    natural = [
+        {"validation_accuracy": 0.7, "validation_accuracy_average": 0.9, "epoch": 1},
+        {"validation_accuracy": 0.8, "validation_accuracy_average": 0.6, "epoch": 2},
+    ]
+    assert best_of_each(natural) == {
+        "raw": {"epoch": 2, "validation_accuracy": 0.8},
+        "average": {"epoch": 1, "validation_accuracy": 0.9},
+    }
+    assert best_of_each([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [(1, "must be less than 1"), (0, "greater than 0"), ("on", "weight_averaging")],
+)
+def test_bad_decays(asked: Any, message: str) -> None:
+    """1 would never move; 0 is the model itself."""
+    with pytest.raises(ValueError, match=message) as caught:
+        make_config({"weight_averaging": asked})
+    assert "\n" not in str(caught.value)

@@ -21,14 +21,18 @@ def train(tmp_path: Path, monkeypatch: Any) -> Any:
     monkeypatch.chdir(tmp_path)
     numbers = iter(range(99))
 
+    printed: list[str] = []
+
     def run(words: str, fails: bool = False) -> Any:
         out = tmp_path / f"run{next(numbers)}"
         ran = CliRunner().invoke(app, [*QUICK.split(), *words.split(), "--out", str(out)])
         if fails:
             return ran.exception
         assert ran.exit_code == 0, ran.output
+        printed.append(ran.output)
         return RunFolder.open(out)
 
+    run.printed = lambda: printed[-1]  # type: ignore[attr-defined]
     return run
 
 
@@ -56,3 +60,14 @@ def test_awp_refused(train: Any) -> None:
     error = train("--awp 0", fails=True)
     assert isinstance(error, BadValueError)
     assert str(error) == "awp.gamma must be greater than 0, not 0.0"
+
+
+def test_both_weights_are_printed(train: Any) -> None:
+    """Whoever averages wants to know whether it helped."""
+    run = train("--set weight_averaging=auto --set validation=100")
+    printed = train.printed()
+    each = run.summary["best_of_each"]
+    for name in ("raw", "average"):
+        accuracy = each[name]["validation_accuracy"]
+        assert f"{name} weights' best: epoch 1, clean {accuracy:.1%}" in printed
+    assert f"average: clean {each['average']['validation_accuracy']:.1%}" in printed

@@ -21,6 +21,8 @@ from robustlabels.errors import RunError
 from robustlabels.training import PGDTraining, Standard, fit
 
 K = 3
+# "adr" keeps two averages, on purpose
+pytestmark = pytest.mark.filterwarnings("ignore:weight_averaging is")
 
 CHILD = """
 import os, pathlib, signal

@@ -1,0 +1,69 @@
+"""Whether a model, its data and a scheme fit together, asked before training starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustlabels.attacks import held_still
+from robustlabels.config import Config
+from robustlabels.data import DataSet, Split, TensorSplit
+from robustlabels.errors import BadValueError, DataError
+
+
+def check_labels(split: Split, data: DataSet) -> None:
+    """A DataError for fewer than 2 training samples, or a class that is none."""
+    if len(split) < 2:
+        raise DataError(f"data set {data.name!r} has {len(split)} training samples; 2 are needed")
+    if isinstance(split, TensorSplit):
+        low, high = int(split.y.min()), int(split.y.max())
+        if low < 0 or high >= data.num_classes:
+            raise DataError(
+                f"data set {data.name!r} has labels from {low} to {high}; with "
+                f"{data.num_classes} classes they must be in [0, {data.num_classes - 1}]"
+            )
+
+
+def check_trainable(model: nn.Module, config: Config) -> None:
+    """A ValueError for a frozen model, or parts of a batch that batch norm can't train on."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise BadValueError("the model has no parameter that requires a gradient: nothing to train")
+    norms = any(isinstance(m, _BatchNorm) for m in model.modules())
+    if norms and config.batch_size // config.accumulate < 2:
+        raise BadValueError(
+            f"batch_size {config.batch_size} in {config.accumulate} parts leaves batch norm fewer "
+            "than 2 samples: raise batch_size or lower accumulate"
+        )
+
+
+def check_outputs(model: nn.Module, data: DataSet, scheme: Any, device: torch.device) -> None:
+    """A ValueError unless the model gives the logits that the scheme needs."""
+    shape = output_shape(model, data, device)
+    if shape != (2, scheme.num_outputs):
+        raise BadValueError(
+            f"the model gives outputs of shape {shape} for 2 inputs; the scheme needs "
+            f"{(2, scheme.num_outputs)} (robustlabels.adapt_model widens a linear layer)"
+        )
+
+
+@torch.no_grad()
+def output_shape(
+    model: nn.Module, data: DataSet, device: torch.device, what: str = "the model"
+) -> tuple[int, ...]:
+    """The shape of a module's outputs for two grey images."""
+    with held_still(model):
+        try:
+            found = model(torch.full((2, *data.input_shape), 0.5, device=device))
+        except BadValueError as error:
+            raise BadValueError(f"{what} doesn't fit {data.name!r}: {error}") from error
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise BadValueError(
+                f"{what} does not take inputs of shape {data.input_shape} of {data.name!r}: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+    if not isinstance(found, Tensor):
+        raise BadValueError(f"{what} must return a tensor of logits, not {type(found).__name__}")
+    return tuple(found.shape)

@@ -1,0 +1,64 @@
+"""What run.json says of the data, the model and the machine."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from robustlabels import __version__
+from robustlabels.data import DataSet, Split, TensorSplit
+from robustlabels.training.engine import Engine
+
+
+def run_facts(engine: Engine, data: DataSet, classes: int, opaque: list[str]) -> dict[str, Any]:
+    """The summary of a run that starts.
+
+    Args:
+        engine: ready to run.
+        data: the data set.
+        classes: those of the scheme: the data set's, and the trainer's extra outputs.
+        opaque: what was given from Python.
+    """
+    return {
+        "robustlabels": __version__,
+        "status": "running",
+        "dataset": data.name,
+        "note": data.note,
+        "num_classes": data.num_classes,
+        "scheme_classes": classes,
+        "num_outputs": engine.scheme.num_outputs,
+        "input_shape": list(data.input_shape),
+        "train_samples": len(engine.train_indices),
+        "validation_samples": len(engine.validation_indices),
+        "data_sha256": _data_hash(engine.split),
+        "opaque": opaque,
+        "averages": _averages(engine),
+        "seed": engine.config.seed,
+        "device": _device_name(engine.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _averages(engine: Engine) -> dict[str, list[str]]:
+    """What each average of the weights is for, by its decay; each is one copy."""
+    uses: dict[str, list[str]] = {str(decay): [] for decay in engine.averages}
+    if engine.config.averaging is not None:
+        uses[str(engine.config.averaging)].append("weight_averaging")
+    if engine.scheme.teacher == "ema":
+        uses[str(float(engine.scheme.ema_decay))].append("teacher")
+    return uses
+
+
+def _data_hash(split: Split) -> str | None:
+    if not isinstance(split, TensorSplit):
+        return None
+    digest = hashlib.sha256()
+    for tensor in (split.x, split.y):
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,318 @@
+"""Distillation for robustlabels: a student learns from a frozen teacher, on clean inputs (``kd``)
+or on adversarial ones (``ard``, ``rslad``, ``iad``).
+
+Every divergence is the mean over the batch of KL(target || student), summed over the classes.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import robustlabels
+from robustlabels.attacks import PGD
+from robustlabels.errors import BadValueError, RobustLabelsWarning
+from robustlabels.hookspecs import Register
+from robustlabels.labels import kl_divergence
+from robustlabels.models import RealClasses
+from robustlabels.training import Run, Step
+
+__all__ = ["ARD", "IAD", "KD", "RSLAD", "register_trainers"]
+
+
+@dataclass(kw_only=True)
+class _Distillation:
+    """The teacher, asked once a step on the clean input."""
+
+    teacher_logits: str = "first"
+    _teacher: nn.Module = field(init=False, repr=False, compare=False)
+    _taught: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_choice("teacher_logits", self.teacher_logits, ("first", "all"))
+
+    def setup(self, run: Run) -> None:
+        """The run's teacher; a warning where the labels that were asked for have no effect."""
+        teacher = run.teacher()
+        if self.teacher_logits == "all" and isinstance(teacher, RealClasses):
+            teacher = teacher.model
+        self._teacher = teacher
+        widens = self.teacher_logits == "all" and run.scheme.num_outputs > run.num_classes
+        if not self._fits_labels() and not widens and run.config.labels.name != "one-hot":
+            warnings.warn(
+                f"{type(self).__name__} with these parameters learns from the teacher alone: the "
+                f"labels {run.config.labels.name!r} have no effect",
+                RobustLabelsWarning,
+                stacklevel=2,
+            )
+
+    def inputs(self, step: Step) -> None:
+        """Ask the teacher."""
+        self._taught = self._teach(step.x)
+
+    def _fits_labels(self) -> bool:
+        """Whether the loss has a term with the scheme's labels."""
+        return False
+
+    @torch.no_grad()
+    def _teach(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._teacher(x)
+        return logits
+
+    def _match(self, student: Tensor) -> Tensor:
+        """The student's logits that the teacher has, too: its first K, or all."""
+        taught = self._taught.shape[1]
+        if self.teacher_logits == "all" and student.shape[1] != taught:
+            raise BadValueError(
+                f"teacher_logits=all: the teacher has {taught} logits and the student "
+                f"{student.shape[1]}; give the student as many (--labels vs with the teacher's "
+                "virtual_classes), or use teacher_logits=first"
+            )
+        return student[:, :taught]
+
+
+@dataclass(kw_only=True)
+class KD(_Distillation):
+    """alpha tau^2 KL(T(x) || S(x)) + (1 - alpha) CE(S(x), q), both softmaxes of the KL at tau.
+
+    Hinton et al. 2015; alpha 1 and tau 30 as in Goldblum et al. 2020 and VS 4.1.
+
+    Attributes:
+        alpha: weight of the teacher, in [0, 1]; the rest is the labels' (VS calls it gamma).
+        temperature: tau, above 0.
+        teacher_logits: "first": the teacher's first K; "all": its virtual classes', too, for a
+            student that has as many.
+    """
+
+    adversarial: ClassVar[bool] = False
+
+    alpha: float = 1.0
+    temperature: float = 30.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number("alpha", self.alpha, 0, 1)
+        _check_number("temperature", self.temperature, math.ulp(0))
+
+    def loss(self, step: Step) -> Tensor:
+        """On the clean inputs."""
+        student = step.model(step.x)
+        return self.alpha * self._divergence(student).mean() + (1 - self.alpha) * step.ce(student)
+
+    def _fits_labels(self) -> bool:
+        return self.alpha < 1
+
+    def _divergence(self, student: Tensor) -> Tensor:
+        """tau^2 KL(teacher || student) at tau, for each sample: (N,)."""
+        tau = self.temperature
+        return tau**2 * kl_divergence(
+            _at(tau, self._taught), _at(tau, self._match(student)), reduction="none"
+        )
+
+
+@dataclass(kw_only=True)
+class ARD(KD):
+    """alpha tau^2 KL(T(x) || S(x')) + (1 - alpha) CE(S(.), q): the teacher sees x, the student x'.
+
+    Goldblum et al. 2020; tau 1 as in VS 4.2.
+
+    Attributes:
+        inner: what the attack maximises: "ce" on the true class (Goldblum) or "kl", TRADES' (VS).
+        labels_on: the input of the CE, "adversarial" or "clean" (Goldblum; one more forward pass).
+    """
+
+    adversarial: ClassVar[bool] = True
+
+    temperature: float = 1.0
+    inner: str = "ce"
+    labels_on: str = "adversarial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("inner", self.inner, ("ce", "kl"))
+        _check_choice("labels_on", self.labels_on, ("adversarial", "clean"))
+
+    def attack_defaults(self, eps: float) -> dict[str, Any]:
+        """Madry's PGD, or TRADES'."""
+        return {"loss": "kl", "start": "gaussian"} if self.inner == "kl" else {}
+
+    def inputs(self, step: Step) -> None:
+        """Ask the teacher, attack the student."""
+        super().inputs(step)
+        step.x_adv = step.attack()
+
+    def loss(self, step: Step) -> Tensor:
+        """The teacher's part on x', the labels' where ``labels_on`` says."""
+        attacked = step.model(step.x_adv)
+        clean = step.model(step.x) if self._needs_clean() else None
+        labelled = clean if self.labels_on == "clean" and clean is not None else attacked
+        distilled = self._distilled(attacked, clean).mean()
+        return self.alpha * distilled + (1 - self.alpha) * step.ce(labelled)
+
+    def _needs_clean(self) -> bool:
+        return self.labels_on == "clean" and self.alpha < 1
+
+    def _distilled(self, attacked: Tensor, clean: Tensor | None) -> Tensor:
+        """The term beside the CE, for each sample: (N,)."""
+        return self._divergence(attacked)
+
+
+@dataclass(kw_only=True)
+class IAD(ARD):
+    """ARD that trusts its teacher as far as the teacher itself withstands x' (Zhu et al. 2022).
+
+    With a = T(x')_y^beta, the teacher's probability of the true class, ARD's divergence becomes
+    a tau^2 KL(T(x) || S(x')) + gamma (1 - a) KL(S(x) || S(x')). The student's own S(x) is not
+    detached, as in the authors' code. Until ``warmup`` it is plain ARD.
+
+    Attributes:
+        beta: at least 0; 0 is plain ARD.
+        gamma: weight of the student's own answer, at least 0.
+        warmup: share of training before it begins (60 of the authors' 200 epochs).
+        full_trust: True leaves out the factor a of the teacher's term, as in the authors' IAD-I.
+    """
+
+    beta: float = 0.1
+    gamma: float = 1.0
+    warmup: float = 0.3
+    full_trust: bool = False
+    _trust: Tensor | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number("beta", self.beta, 0)
+        _check_number("gamma", self.gamma, 0)
+        _check_number("warmup", self.warmup, 0, 1)
+        if not isinstance(self.full_trust, bool):
+            raise BadValueError(f"full_trust must be true or false, not {self.full_trust!r}")
+
+    def inputs(self, step: Step) -> None:
+        """ARD's; then what the teacher makes of x'."""
+        super().inputs(step)
+        self._trust = None
+        if step.progress >= self.warmup:
+            assert step.x_adv is not None  # made just now
+            answer = _at(1, self._teach(step.x_adv)).softmax(dim=1)
+            self._trust = answer.gather(1, step.y.unsqueeze(1)).squeeze(1) ** self.beta
+
+    def _needs_clean(self) -> bool:
+        return self._trust is not None or super()._needs_clean()
+
+    def _distilled(self, attacked: Tensor, clean: Tensor | None) -> Tensor:
+        taught = self._divergence(attacked)
+        if self._trust is None:
+            return taught
+        assert clean is not None  # _needs_clean has said so
+        own = kl_divergence(self._match(clean), self._match(attacked), reduction="none")
+        share = 1.0 if self.full_trust else self._trust
+        return share * taught + self.gamma * (1 - self._trust) * own
+
+
+@dataclass(kw_only=True)
+class RSLAD(_Distillation):
+    """alpha KL(T(x) || S(x')) + (1 - alpha) KL(T(x) || S(x)): no hard label in any term.
+
+    Zi et al. 2021. x' maximises KL(T(x) || S(x')) from a 0.001 N(0, 1) start.
+
+    Attributes:
+        alpha: weight of the adversarial term, in [0, 1].
+        inner: what the attack maximises: "kl", by a PGD of its own with the run's eps, norm and
+            ``pgd`` parameters; or "ce" on the true class, by the run's attack.
+        teacher_logits: see :class:`KD`.
+    """
+
+    alpha: float = 5 / 6
+    inner: str = "kl"
+    _pgd: PGD | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number("alpha", self.alpha, 0, 1)
+        _check_choice("inner", self.inner, ("kl", "ce"))
+
+    def attack_defaults(self, eps: float) -> dict[str, Any]:
+        """The start of TRADES' PGD."""
+        return {"start": "gaussian"}
+
+    def setup(self, run: Run) -> None:
+        """The teacher, and the attack on its soft labels."""
+        super().setup(run)
+        if self.inner == "kl":
+            self._pgd = self._own_attack(run.config)
+
+    def inputs(self, step: Step) -> None:
+        """Ask the teacher, attack the student's agreement with it."""
+        super().inputs(step)
+        if self._pgd is None:
+            step.x_adv = step.attack()
+        else:
+            student = _Matched(step.model, self._match)
+            # The CE on soft labels is the KL but for their entropy, which no x' changes.
+            step.x_adv = self._pgd(student, step.x, _at(1, self._taught).softmax(dim=1))
+
+    def loss(self, step: Step) -> Tensor:
+        """Both divergences from the teacher's answer to x."""
+        attacked, clean = (self._match(step.model(x)) for x in (step.x_adv, step.x))
+        adversarial, natural = (kl_divergence(self._taught, s) for s in (attacked, clean))
+        return self.alpha * adversarial + (1 - self.alpha) * natural
+
+    def _own_attack(self, config: Any) -> PGD:
+        params = self.attack_defaults(config.radius)
+        if config.attack is not None and config.attack.name == "pgd":
+            params |= config.attack.params
+        elif config.attack is not None:
+            warnings.warn(
+                f"RSLAD attacks the teacher's soft labels by its own PGD; {config.attack.name!r} "
+                "is not used (inner=ce uses it)",
+                RobustLabelsWarning,
+                stacklevel=3,
+            )
+        return PGD(config.radius, config.norm, **{**params, "loss": "ce"})
+
+
+class _Matched(nn.Module):
+    """A student as its teacher sees it; shares the student's weights."""
+
+    def __init__(self, student: nn.Module, match: Any) -> None:
+        super().__init__()
+        self.student, self.match = student, match
+        self.training = student.training  # so that an attack leaves the student's mode alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the logits that the teacher has, too."""
+        matched: Tensor = self.match(self.student(x))
+        return matched
+
+
+def _at(temperature: float, logits: Tensor) -> Tensor:
+    """logits / temperature, in at least float32: half is too coarse to divide."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+
+
+def _check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or math.isinf(value):
+        allowed = (
+            f"in [{low}, {high}]" if high < math.inf else "at least 0" if low == 0 else "above 0"
+        )
+        raise BadValueError(f"{name} must be a number {allowed}, not {value!r}")
+
+
+def _check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise BadValueError(f"{name} must be {' or '.join(allowed)}, not {value!r}")
+
+
+@robustlabels.hookimpl
+def register_trainers(register: Register) -> None:
+    """``--trainer kd`` and so on."""
+    register("kd", KD)
+    register("ard", ARD)
+    register("rslad", RSLAD)
+    register("iad", IAD)

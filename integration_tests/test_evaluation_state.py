@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 
 ATTACKS = "pgd,autoattack"
 EVALUATE = ["robustlabels", "evaluate", "--n", "9", "--batch-size", "3", "--device", "cpu"]
-EVALUATE += ["--attacks", ATTACKS, "--eps", "0.2"]
+EVALUATE += ["--attacks", ATTACKS, "--eps", "0.15"]
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
@@ -39,8 +39,17 @@ def run(command: list[str], folder: Path) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    train = ["robustlabels", "train", "--model", "mlp", "--labels", "vs", "--epochs", "2"]
-    train += ["--device", "cpu", "--set", "attack.steps=2", "--set", "labels.virtual_classes=3"]
+    train = ["robustlabels", "train", "--model", "mlp", "--labels", "vs", "--epochs", "8"]
+    train += [
+        "--device",
+        "cpu",
+        "--set",
+        "attack.steps=3",
+        "--eps",
+        "0.1",
+        "--set",
+        "labels.virtual_classes=3",
+    ]
     code, _, err = run([*train, "--out", "run"], folder)
     assert code == 0, err
     return folder / "run"
@@ -68,6 +77,7 @@ def test_four_figures_are_told(trained: Path, whole: dict[str, object]) -> None:
     found = whole["attacks"]["autoattack"]  # type: ignore[index]
     figures = found["figures"]
     assert list(figures) == ["AA-9", "AA+", "slice", "minimum"]
+    assert 0 < figures["minimum"] < whole["clean"]["top1"]  # type: ignore[index]
     assert found["robust_accuracy"] == figures["minimum"] <= figures["AA+"] <= figures["AA-9"]
     assert list(found["per_attack"]) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert found["per_attack"]["square"] == figures["slice"]

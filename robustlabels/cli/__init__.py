@@ -15,6 +15,7 @@ import typer
 
 from robustlabels import __version__
 from robustlabels.cli import (
+    audit,
     demo,
     doctor,
     evaluate,
@@ -39,7 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, evaluate, leaderboard, listing, plugins, submit, new_plugin, doctor):
+for command in (
+    demo, train, evaluate, audit, leaderboard, submit, listing, plugins, new_plugin, doctor,
+):  # fmt: skip
     command.add_to(app)
 
 

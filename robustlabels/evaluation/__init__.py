@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from robustlabels.evaluation.accuracy import correct, predict, robust_accuracy, top_k_accuracy
-from robustlabels.evaluation.auto import Verdicts, autoattack
+from robustlabels.evaluation.auditing import Audit, AuditReport, audit
+from robustlabels.evaluation.auto import autoattack
+from robustlabels.evaluation.auto_run import Verdicts
 from robustlabels.evaluation.builtin import Accuracy, Calibration
 from robustlabels.evaluation.calibration import expected_calibration_error
 from robustlabels.evaluation.checks import check_classifier
@@ -12,9 +14,11 @@ from robustlabels.evaluation.run import evaluate
 from robustlabels.hookspecs import Register, hookimpl
 
 __all__ = [
+    "AuditReport",
     "Context",
     "Evaluation",
     "Verdicts",
+    "audit",
     "autoattack",
     "check_classifier",
     "correct",
@@ -28,6 +32,7 @@ __all__ = [
 
 @hookimpl
 def register_evaluations(register: Register) -> None:
-    """Clean accuracy and calibration; robust accuracy is the attacks' business."""
+    """Clean accuracy, calibration and the audit; robust accuracy is the attacks' business."""
     register("accuracy", Accuracy)
     register("calibration", Calibration)
+    register("audit", Audit)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from robustlabels.attacks.auto import Judged
@@ -66,7 +69,7 @@ def transfer(trial: Trial, surrogate: nn.Module | None) -> Check:
     left = trial.clean.clone()
     for loss in ("ce", "margin"):
         pgd = PGD(trial.eps, trial.norm, steps=20, step_size=STEP * trial.eps, loss=loss)
-        left &= trial.attack(f"transfer {loss}", lambda x, y, pgd=pgd: pgd(surrogate, x, y))
+        left &= trial.attack(f"transfer {loss}", functools.partial(pgd, surrogate))
     if taught is not None:
         left &= taught.left
     trial.record("transfer", left, gradient=False)
@@ -82,8 +85,8 @@ def transfer(trial: Trial, surrogate: nn.Module | None) -> Check:
         },
         threshold=Lead.rule("transfer must not lead all gradient attacks together", AHEAD),
         passed=not ahead.exceeds(AHEAD),
-        why="adversarial inputs of another model are a poor guess at this one's; if they are better "
-        "than those made with its own gradients, these are masked",
+        why="adversarial inputs of another model are a poor guess at this one's; if they are "
+        "better than those made with its own gradients, these are masked",
         source="Papernot et al. 2017 (substitute models); Tramer et al. 2018; Carlini et al. 2019, "
         "sec. 5.6",
     )
@@ -98,7 +101,7 @@ def _tiles(trial: Trial) -> bool:
     return True
 
 
-def _search(trial: Trial, queries: int):
+def _search(trial: Trial, queries: int) -> Callable[[Tensor, Tensor], Tensor]:
     judged = Judged(trial.model, trial.num_classes)
     seed = derived_seed(trial.seed, "square", queries) % 2**32
     search = SquareSearch(judged, trial.eps, trial.norm, seed, queries=queries)

@@ -17,7 +17,9 @@ from robustlabels.evaluation.auditing.statistics import Lead, lead
 from robustlabels.evaluation.auditing.trial import Trial
 
 ZERO, GROWING = 0.05, 0.95
-STRONGER, ONE_STEP, CONVERGED = 0.03, 0.4, 0.05
+STRONGER, CONVERGED = 0.03, 0.05
+PRETENDED, FEW = 0.22, 0.15
+"""Points by which FGSM may exceed PGD where PGD leaves no more than a few."""
 IF_CLAIMED = f", where PGD leaves more than {CLAIM:.0%}"
 STARTS = ("none", "uniform", "uniform", "uniform")
 
@@ -81,9 +83,7 @@ def loss_grows(trial: Trial, plain: Plain) -> Check:
     """Whether PGD's ascent ascends."""
     y = trial.y[trial.clean]
     # Log-odds against the true class: they rise as cross-entropy does, and never saturate.
-    before, after = (
-        _log_odds(trial.logits(v[trial.clean]), y) for v in (trial.x, plain.x_adv)
-    )
+    before, after = (_log_odds(trial.logits(v[trial.clean]), y) for v in (trial.x, plain.x_adv))
     grew = share(after > before)
     return Check(
         name="loss grows",
@@ -115,19 +115,18 @@ def one_step(trial: Trial) -> tuple[Check, Check]:
         Check(
             name="one-step figure",
             measured={**measured, "lead of PGD": behind.points, "p": behind.p},
-            threshold=Lead.rule("PGD must not lead FGSM", ONE_STEP),
-            passed=not behind.exceeds(ONE_STEP),
-            why="the gradient at the image itself is hidden, as label smoothing and one-step "
-            "adversarial training do: any figure or training by FGSM is worthless here, "
-            "though PGD's may be right",
+            threshold=Lead.rule("PGD must not lead FGSM", PRETENDED)
+            + f", where PGD leaves {FEW:.0%} or less",
+            passed=not behind.exceeds(PRETENDED) or trial.accuracy("PGD") > FEW,
+            why="one step shows robustness where there is none: label smoothing and one-step "
+            "adversarial training hide the gradient at the image itself",
             source="Tramer et al. 2018 (ensemble adversarial training); Wong et al. 2020; Goibert "
             "& Dohmatob 2019, tables 2-4",
-            claim="FGSM",
         ),
     )
 
 
-def convergence(trial: Trial, plain: Plain) -> Check:
+def convergence(plain: Plain) -> Check:
     """Whether more steps break much more."""
     more = lead(plain.after[20], plain.after[100])
     return Check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from robustlabels.evaluation.accuracy import share
@@ -29,7 +30,7 @@ def sweep(trial: Trial) -> Check:
         else:
             found, _ = trial.climb(f"eps {eps:.6g}", (5, 10, 20), eps=eps, among=part)
             left[eps] = found[20][part]
-    rises = [lead(left[b], left[a]) for a, b in zip(radii, radii[1:], strict=False)]
+    rises = [lead(left[b], left[a]) for a, b in itertools.pairwise(radii)]
     rising = any(each.exceeds(RISING) for each in rises)
     end = share(left[largest])
     return Check(

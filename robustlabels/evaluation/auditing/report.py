@@ -22,7 +22,6 @@ class Check:
         passed: whether it did.
         why: why it matters.
         source: where the check comes from.
-        claim: whose figure a failure discredits: "PGD" or "FGSM".
     """
 
     name: str
@@ -31,7 +30,6 @@ class Check:
     passed: bool
     why: str
     source: str
-    claim: str = "PGD"
 
 
 @dataclass(frozen=True)
@@ -86,20 +84,15 @@ class AuditReport:
         return self.attacks[self.worst_attack]
 
     @property
-    def claim(self) -> str:
-        """The attack whose figure is on trial: "PGD"; "FGSM" where that alone is discredited."""
-        return "FGSM" if {check.claim for check in self.failed} == {"FGSM"} else "PGD"
-
-    @property
     def verdict(self) -> str:
         """One line: ``consistent``, or ``masked: PGD 62.0 %, worst 41.0 % (Square)``."""
         if self.consistent:
             return "consistent"
-        claimed, worst = 100 * self.attacks[self.claim], 100 * self.worst
-        return f"masked: {self.claim} {claimed:.1f} %, worst {worst:.1f} % ({self.worst_attack})"
+        claimed, worst = 100 * self.attacks["PGD"], 100 * self.worst
+        return f"masked: PGD {claimed:.1f} %, worst {worst:.1f} % ({self.worst_attack})"
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: the fields, and ``consistent``, ``verdict``, ``worst``, ``failed``."""
+        """What JSON can hold: the fields and properties; of the checks that failed the names."""
         return {
             "verdict": self.verdict,
             "consistent": self.consistent,

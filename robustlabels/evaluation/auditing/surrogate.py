@@ -35,12 +35,12 @@ class Taught:
         optimizer = torch.optim.Adam(self.model.parameters(), LR)
         part = trial.some(AT_MOST)
         probe = PGD(trial.eps, trial.norm, steps=4, step_size=2 * STEP * trial.eps)
-        images, labels = trial.x[part].float(), trial.y[part]
+        images, labels = trial.x[part], trial.y[part]
         for _ in range(ROUNDS):
             self._learn(optimizer, images, labels)
             for rows, x, y in trial.batches(part):
-                found = probe(self.model, x.float(), y).cpu()
-                answers = trial.logits(found.to(trial.x.dtype)).argmax(dim=1)
+                found = probe(self.model, x, y).cpu()
+                answers = trial.logits(found).argmax(dim=1)
                 self.left[rows] &= answers == trial.y[rows]
                 images, labels = torch.cat([images, found]), torch.cat([labels, answers])
         self._learn(optimizer, images, labels)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from robustlabels.attacks.base import input_gradient
 from robustlabels.attacks.pgd import PGD
 from robustlabels.evaluation.accuracy import Progress, correct, predict, share
 from robustlabels.randomness import derived_seed, seed_everything
@@ -22,22 +23,44 @@ PARTS = 24
 class Connected(nn.Module):
     """A model's logits in float32, with a graph to the input even where the model has none.
 
-    A model that computes without gradients (under ``no_grad``, or in numpy) gets gradients of
-    zero, which is what they are, instead of torch's error.
+    Args:
+        model: any.
+        cut: compute without gradients, as a model that can't be differentiated must. They are
+            zero then, instead of torch's error.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, cut: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.cut = model, cut
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, D)."""
-        with torch.autocast(x.device.type, enabled=False):
-            logits: Tensor = self.model(x)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
+        wanted = torch.is_grad_enabled() and x.requires_grad
+        with (
+            torch.set_grad_enabled(wanted and not self.cut),
+            torch.autocast(x.device.type, enabled=False),
+        ):
+            logits: Tensor = self.model(x.detach() if self.cut else x)
+        logits = logits.float()
+        if wanted and not logits.requires_grad:
             logits = logits + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
         return logits
+
+
+def connected(model: nn.Module, x: Tensor) -> Connected:
+    """A model, connected to its input; cut off where it can't be differentiated at x (N, C, H, W).
+
+    Steps in numpy, or functions without a derivative, raise RuntimeError.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        try:
+            input_gradient(Connected(model)(leaf).sum(), leaf)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return Connected(model, cut=True)
+    return Connected(model)
 
 
 @dataclass

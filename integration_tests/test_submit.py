@@ -20,7 +20,6 @@ import torch
 
 from robustlabels.leaderboard import refresh
 from robustlabels.loading import load_run
-from robustlabels.runs import sha256
 
 RIGHT, N = 30, 10_000
 # CIFAR-10's layout, with the MD5 sums of the staged files for the published ones.
@@ -36,18 +35,6 @@ CIFAR10.test_list = [["test_batch", sums["test_batch"]]]
 CIFAR10.meta = {**CIFAR10.meta, "md5": sums["batches.meta"]}
 """
 COMMAND = STAGED + "from robustlabels.cli import main; main(sys.argv[1:])"
-EVALUATE = (
-    STAGED
-    + """
-import json, torch
-import robustlabels as rl
-
-
-found = rl.evaluate("run", attacks=["autoattack"], keep_adversarial=True)
-torch.save(found.pop("adversarial"), "run/evaluation-adversarial.pt")
-Path("run/found.json").write_text(json.dumps(found))
-"""
-)
 BENCHMARK = (
     STAGED
     + """
@@ -80,6 +67,7 @@ OPTIONS = [
     *("--id", "Doe2026Labels", "--title", "Labels & robustness", "--authors", "J. Doe, R. Roe"),
     *("--link", "https://arxiv.org/abs/2601.00001", "--venue", "arXiv, Jan 2026"),
     *("--no-extra-data", "--synthetic", "1M", "--license", "MIT"),
+    *("--audit-note", "a linear net on noise"),
     *("--code", "flat_net.py:FlatNet", "--architecture", "Linear", "--device", "cpu"),
 ]
 
@@ -154,16 +142,8 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Staged:
         y = net(x).argmax(1).numpy()
     y[RIGHT:] = (y[RIGHT:] + 1) % 10
     stage(folder, "test_batch", pixels, y.tolist())
-    made.succeed(EVALUATE)
-    evaluation = json.loads((root / "run" / "found.json").read_text())
-    evaluation |= {
-        "run": "run",
-        "weights": "best",
-        "weights_sha256": sha256(root / "run" / "weights.safetensors"),
-        "training": "finished",
-        "audit": {"consistent": True, "verdict": "consistent"},
-    }
-    (root / "run" / "evaluation.json").write_text(json.dumps(evaluation))
+    made.succeed(COMMAND, "evaluate", "run", "--attacks", "autoattack", "--device", "cpu")
+    evaluation = json.loads((root / "run" / "evaluation.json").read_text())
     return Staged(root, evaluation, y.tolist())
 
 
@@ -171,7 +151,10 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Staged:
 def submitted(staged: Staged) -> Path:
     """The folder that the command wrote."""
     out = staged.succeed(COMMAND, "submit", "run/evaluation.json", "--out", "submission", *OPTIONS)
-    assert out.splitlines()[-1].startswith("written: submission, 0 to look at")
+    noted, last = out.splitlines()
+    assert noted.startswith("warning: audit: not run; ")
+    assert noted.endswith("; noted: a linear net on noise")
+    assert last.startswith("written: submission, 1 to look at")
     return staged.folder / "submission"
 
 

@@ -14,7 +14,9 @@ from robustlabels.leaderboard.submission.parts import Figures, Finding, Progress
 TOLERANCE = 1e-5
 """Of the ball, relative to eps where that is above 1: float32's, as in an evaluation."""
 UNDECIDED = 1e-4
-"""A margin of the two greatest logits, relative to the greatest, that another machine may turn."""
+"""A margin of the two greatest logits, relative to the greatest, that another batch may turn."""
+UNDECIDED_ELSEWHERE = 1e-2
+"""The same on another kind of device: a GPU may round inputs of convolutions to 10 bits (TF32)."""
 AGAIN = "evaluate again, robustlabels evaluate writes them beside its figures: --out FILE"
 
 
@@ -28,6 +30,7 @@ class _Seen:
     right: list[Tensor] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
     decided: list[Tensor] = field(default_factory=list)
+    undecided: float = UNDECIDED
 
 
 def adversarial_images(
@@ -47,6 +50,9 @@ def adversarial_images(
         value = f"{x_adv.dtype} {tuple(x_adv.shape)}"
         return [Finding("adversarial", value, f"float ({evaluation.n}, C, H, W): {AGAIN}")]
     seen, start = _Seen(), 0
+    there = str(submission.facts.get("device", "cpu")).partition(":")[0]
+    if there != next((p.device.type for p in model.parameters()), there):
+        seen.undecided = UNDECIDED_ELSEWHERE
     norm = {"Linf": math.inf, "L2": 2.0}.get(evaluation.norm, 1.0)
     for x, y in images():
         part = x_adv[start : start + len(x)].float()
@@ -76,7 +82,7 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, norm: float, se
     seen.held.append(seen.right[-1] & (attacked.argmax(dim=1) == y))
     for z in (clean, attacked):
         top = z.topk(2, dim=1).values
-        sure = (top[:, 0] - top[:, 1]) > UNDECIDED * z.abs().amax(dim=1)
+        sure = (top[:, 0] - top[:, 1]) > seen.undecided * z.abs().amax(dim=1)
         seen.decided.append(sure)
 
 

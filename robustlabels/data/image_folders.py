@@ -142,7 +142,7 @@ def imagenet(
     t = torchvision.transforms
     center = t.Compose([t.Resize(256), t.CenterCrop(224)])
     crop = t.RandomResizedCrop(224) if train_crop == "random" else center
-    samples, classes = _listed(torchvision, folder, "train", "val")
+    samples, classes = _listed(folder, "train", "val")
     shape = (3, 224, 224)
     return _dataset(
         "imagenet",
@@ -193,7 +193,7 @@ def folder(
                 f"(or val/CLASS/*), and has no {'train' if part == 'train' else 'test or val'}"
             )
     torchvision = _torchvision(name)
-    samples, classes = _listed(torchvision, place, "train", test_name)
+    samples, classes = _listed(place, "train", test_name)
     channels = 1 if grayscale else 3
     if size is None:
         first = read_image(samples[0][0][0], channels)
@@ -236,26 +236,31 @@ def _dataset(
     )
 
 
-def _listed(
-    torchvision: Any, folder: Path, *parts: str
-) -> tuple[list[list[Sample]], tuple[str, ...]]:
-    """Each part's samples, by torchvision's ``ImageFolder``, and the classes that they share."""
-    samples: list[list[Sample]] = []
-    classes: list[tuple[str, ...]] = []
-    for part in parts:
-        try:
-            listed = torchvision.datasets.ImageFolder(str(folder / part))
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{(folder / part).resolve()} must hold a folder of images for each class "
-                f"({_files.one_line(error)})"
-            ) from error
-        samples.append(listed.samples)
-        classes.append(tuple(listed.classes))
+def list_classes(folder: Path) -> tuple[list[Sample], tuple[str, ...]]:
+    """The image files of FOLDER/CLASS/*, by torchvision's ``ImageFolder``, and the classes.
+
+    Raises:
+        DataError: there are none.
+        ImportError: torchvision is not installed.
+    """
+    torchvision = _torchvision(f"folder:{folder}")
+    try:
+        listed = torchvision.datasets.ImageFolder(str(folder))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{folder.resolve()} must hold a folder of images for each class "
+            f"({_files.one_line(error)})"
+        ) from error
+    return listed.samples, tuple(listed.classes)
+
+
+def _listed(folder: Path, *parts: str) -> tuple[list[list[Sample]], tuple[str, ...]]:
+    """Each part's samples, and the classes that they share."""
+    samples, classes = zip(*(list_classes(folder / part) for part in parts), strict=True)
     if classes[0] != classes[1]:
         odd = sorted(set(classes[0]) ^ set(classes[1]))[0]
         raise DataError(f"{folder.resolve()}: class {odd!r} is not in both {' and '.join(parts)}")
-    return samples, classes[0]
+    return list(samples), classes[0]
 
 
 def _torchvision(name: str) -> Any:

@@ -10,6 +10,7 @@ from robustlabels.evaluation.builtin import Accuracy, Calibration
 from robustlabels.evaluation.calibration import expected_calibration_error
 from robustlabels.evaluation.checks import check_classifier
 from robustlabels.evaluation.context import Context, Evaluation
+from robustlabels.evaluation.corruptions import Corruptions
 from robustlabels.evaluation.run import evaluate
 from robustlabels.hookspecs import Register, hookimpl
 
@@ -32,7 +33,8 @@ __all__ = [
 
 @hookimpl
 def register_evaluations(register: Register) -> None:
-    """Clean accuracy, calibration and the audit; robust accuracy is the attacks' business."""
+    """What is measured beside robust accuracy, which is the attacks' business."""
     register("accuracy", Accuracy)
     register("calibration", Calibration)
     register("audit", Audit)
+    register("corruptions", Corruptions)

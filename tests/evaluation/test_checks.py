@@ -87,7 +87,7 @@ class Counting(nn.Module):
 
 def test_train_mode_is_refused_where_it_changes_the_logits():
     """The figures of a model in train mode are those of another model, at random."""
-    with pytest.raises(ValueError, match="in train mode.*call model.eval"):
+    with pytest.raises(ValueError, match=r"in train mode.*call model\.eval"):
         check_mode(nn.Sequential(nn.Dropout(0.5), model()).train(), X)
     net = nn.Sequential(Counting(), model()).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}

@@ -97,7 +97,7 @@ def _export(
     return export(
         model,
         num_classes=evaluation.num_classes,
-        name=submission.paper.id or "Submission",
+        name=submission.paper.id if submission.paper.well_named else "Submission",
         dataset=evaluation.dataset,
         threat=evaluation.norm,
         zoo=name.removeprefix(ZOO) if is_zoo_name(name) and code is None else None,

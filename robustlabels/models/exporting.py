@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 import tempfile
@@ -83,13 +84,20 @@ def export(
         code: its architecture, where RobustBench lacks it.
 
     Raises:
-        ValueError: RobustBench has no such architecture, the head is not one linear layer, or the
-            loaded model gives other logits.
+        ValueError: a bad argument, RobustBench has no such architecture, the head is not one
+            linear layer, or the loaded model gives other logits.
+        KeyError: the zoo has no such model.
         RuntimeError: RobustBench can't load it.
         ImportError: RobustBench is missing or broken; the message says what to do.
     """
     if dataset not in DATASETS:
         raise BadValueError(f"dataset must be one of {', '.join(DATASETS)}, not {dataset!r}")
+    if not re.fullmatch(r"[A-Za-z][\w.+-]*", name):
+        raise BadValueError(f"name must be letters, digits, '_', '-', '+' and '.', not {name!r}")
+    if zoo is not None:
+        if code is not None:
+            raise BadValueError("give zoo or code, not both: the one is the other's architecture")
+        ZooModel.by_name(zoo)  # that there is such a model
     network, normalize = _unwrapped(model)
     plan: Blueprint | None = None
     if code is not None:

@@ -166,6 +166,8 @@ PGD = {"robust_accuracy": 0.1, "params": {"eps": EPS, "norm": "Linf"}}
         (paper(id=""), ["id"]),
         (paper(id="doe2026labels"), ["id"]),
         (paper(id="Doe2026"), ["id"]),
+        (paper(id="Doe2026Labels_../x"), ["id"]),
+        ({"run": {"extra": {"name": "npz:more"}}}, ["extra data"]),
         (paper(id="Rice2020Overfitting"), ["id"]),
         (paper(title=" ", authors=""), ["title", "authors"]),
         (paper(link="arxiv.org/abs/1"), ["link"]),
@@ -189,6 +191,8 @@ def test_what_keeps_a_submission_back(
     "change",
     [
         declared(synthetic="50M"),
+        {"run": {"extra": {"name": "npz:more"}}, **declared(synthetic="50M")},
+        {"run": {"extra": {"name": "npz:more"}}, **declared(extra_data=True)},
         declared(synthetic="~500K", extra_data=True),
         declared(synthetic="1.5M", licence="https://example.org/licence"),
         paper(id="Doe2026Labels_WRN-28-10"),
@@ -355,6 +359,28 @@ def test_the_rules_for_models_are_among_them(make: Make) -> None:
     torch.manual_seed(0)
     noisy = Noisy(nn.Flatten(), nn.Linear(48, 10)).eval()
     assert "deterministic" in rules(lint(make(model=noisy)))
+
+
+def test_the_rules_hold_for_what_robustbench_runs(make: Make, judged: Judged) -> None:
+    """Attached code may do what the judged model does not, in front of an attacker only."""
+
+    class TwoFaced(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach() if torch.is_grad_enabled() else x)
+
+    sent = TwoFaced(*judged.model).eval()
+    exported = Export("Linear", "# entry", sent.state_dict(), sent, "", "", 0.0)
+    assert rules(lint(make(exported=exported))) == ["gradients"]
+
+
+def test_a_model_that_fails(make: Make) -> None:
+    """It is told of, and the images are not judged by it."""
+
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("nothing")
+
+    assert rules(lint(make(model=Failing(), exported=None))) == ["model"]
 
 
 def test_what_is_missing_fails(make: Make) -> None:

@@ -126,6 +126,16 @@ def test_a_lower_figure_of_other_attacks(make: Make, tmp_path: Path) -> None:
     assert "all attacks of the evaluation together leave 50.00%" in form
 
 
+def test_doubts_are_entered(make: Make, tmp_path: Path) -> None:
+    """RobustBench marks figures that AutoAttack itself, or an audit, doubts."""
+    masked = {"consistent": False, "verdict": "masked: PGD 62.0 %, worst 41.0 % (Square)"}
+    declared = dataclasses.replace(DECLARED, audit_note="Square was lucky")
+    write(make({"audit": masked}, declared=declared), tmp_path / "out")
+    (entry,) = refresh(tmp_path / "out", "2026-01-01")[0].entries
+    assert entry.flags == ("unreliable",)
+    assert "masked gradients: Square was lucky" in (tmp_path / "out" / "new-model.md").read_text()
+
+
 def test_the_form(make: Make, tmp_path: Path) -> None:
     """RobustBench's maintainers look for each of its fields."""
     write(make(), tmp_path / "out")
@@ -228,6 +238,9 @@ def test_what_can_not_be_written(make: Make, tmp_path: Path) -> None:
     for gone in ("exported", "adversarial"):
         with pytest.raises(BadValueError, match="needs AutoAttack's figures, the exported model"):
             write(make(**{gone: None}), tmp_path / "out")
+    escape = dataclasses.replace(PAPER, id="../Doe2026Labels")
+    with pytest.raises(BadValueError, match=r"id must be like Doe2026Labels, not '\.\./Doe"):
+        write(make(paper=escape), tmp_path / "out")
     with pytest.raises(BadValueError, match=r"needs run\.json"):
         write(make({"run": None}), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import robustlabels as rl
-from robustlabels.errors import BadValueError
+from robustlabels.errors import BadValueError, UserError
 from robustlabels.models.attached import attached_code
 from robustlabels.models.exporting import Export, enter, export
 from robustlabels.models.heads import RealClasses
@@ -196,6 +196,10 @@ def zoo_names(zoo: Any) -> list[Any]:
         (lambda c: widened(c("Fixed").build(10)), {"code": "Fixed"}, "one linear layer only"),
         (lambda c: c("Net").build(10), {"code": "Broken"}, "net.py: Broken() fails (TypeError"),
         (lambda c: c("Net").build(10), {"code": "Silent"}, "fails on images (4, 3, 32, 32) (KeyE"),
+        (lambda c: c("Net").build(10), {"name": "../Doe"}, "name must be letters, digits"),
+        (lambda c: c("Net").build(10), {"code": "Net", "zoo": "a/b/c"}, "zoo or code, not both"),
+        (lambda c: c("Net").build(10), {"zoo": "cifar10/Linf/Rice2020"}, "did you mean"),
+        (lambda c: c("Net").build(10), {"dataset": "mnist"}, "dataset must be one of cifar10"),
         (
             lambda c: rl.make_model("resnet18", 10, (3, 32, 32)),
             {"name": "Rice2020Overfitting"},
@@ -218,7 +222,7 @@ def test_what_can_not_be_exported(
 
     if "code" in given:
         given = {**given, "code": read(given["code"])}
-    with pytest.raises((BadValueError, RuntimeError)) as caught:
+    with pytest.raises(UserError) as caught:
         exported(build(read), **given)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -35,7 +35,8 @@ def model_info(submission: Submission, figures: Figures) -> dict[str, Any]:
         info["external"] = _percent(figures.best_known)
     if note:
         info["footnote"] = note
-    info["unreliable"] = bool(figures.flags)
+    masked = evaluation.audit is not None and not evaluation.audit.consistent
+    info["unreliable"] = bool(figures.flags) or masked
     return info
 
 

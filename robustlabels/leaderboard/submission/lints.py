@@ -21,7 +21,6 @@ from robustlabels.leaderboard.submission.parts import (
 )
 from robustlabels.runs import sha256
 
-_ID = re.compile(r"[A-Z][A-Za-z]*\d{4}[A-Z][A-Za-z0-9]*([_-][\w.+-]+)?")
 _SYNTHETIC = re.compile(r"~?\d+(\.\d+)?[KMB]?")
 _LINK = re.compile(r"https?://\S+")
 _SAMPLE = 32
@@ -57,10 +56,10 @@ def lint(submission: Submission, progress: Progress | None = None) -> list[Findi
     for name, why in submission.missing.items():
         remedy = _REMEDIES.get(name, "")
         found.append(Finding(_RULES.get(name, name), why, remedy))
-    if submission.images is not None:
-        found += _behaviour(submission)
-        if figures is not None and not any(f.rule == "logits" for f in found):
-            found += adversarial_images(submission, figures, progress)
+    broken = _behaviour(submission)
+    found += broken
+    if figures is not None and not any(f.rule in ("model", "logits") for f in broken):
+        found += adversarial_images(submission, figures, progress)
     return found
 
 
@@ -146,7 +145,7 @@ def _figures(submission: Submission, figures: Figures) -> Iterator[Finding]:
 
 def _declared(submission: Submission) -> Iterator[Finding]:
     paper, declared = submission.paper, submission.declared
-    if not _ID.fullmatch(paper.id):
+    if not paper.well_named:
         remedy = "--id NameYearFirstword, as in Doe2026Labels or Doe2026Labels_WRN-28-10"
         yield Finding("id", repr(paper.id) if paper.id else "not given", remedy)
     elif any(paper.id == entry.id for entry in read_snapshot().entries):
@@ -171,7 +170,16 @@ def _declared(submission: Submission) -> Iterator[Finding]:
     if licence != "MIT" and not _LINK.fullmatch(licence):
         value = repr(licence) if licence else "not given"
         yield Finding("licence", value, "--license MIT, or the URL of your own")
+    yield from _extra_data(submission)
     yield from _start(submission)
+
+
+def _extra_data(submission: Submission) -> Iterator[Finding]:
+    """The run itself tells of images from elsewhere."""
+    declared, run = submission.declared, submission.judged.run or {}
+    if run.get("extra") and not declared.extra_data and declared.synthetic in (None, NONE):
+        value = "run.json tells of extra data, and neither extra nor synthetic data are declared"
+        yield Finding("extra data", value, "--extra-data, or --synthetic and how many")
 
 
 def _start(submission: Submission) -> Iterator[Finding]:
@@ -210,9 +218,15 @@ def _weights(submission: Submission) -> Iterator[Finding]:
 
 
 def _behaviour(submission: Submission) -> list[Finding]:
-    model = submission.model
-    if model is None or submission.images is None:
+    """Of the model that was judged, and of the one that RobustBench loads: its code is another."""
+    loaded = None if submission.exported is None else submission.exported.model
+    if submission.images is None:
         return []
     x, _ = next(submission.images())
-    device = next((p.device for p in model.parameters()), x.device)
-    return behaviour(model, x[:_SAMPLE].to(device), submission.judged.evaluation.num_classes)
+    found: dict[str, Finding] = {}
+    for model in (submission.model, loaded):
+        if model is not None:
+            device = next((p.device for p in model.parameters()), x.device)
+            sample, classes = x[:_SAMPLE].to(device), submission.judged.evaluation.num_classes
+            found |= {f.rule + f.value: f for f in behaviour(model, sample, classes)}
+    return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 Progress = Callable[[float, str], None]
 NONE = "none"
 """How "no synthetic data" is declared."""
+_ID = re.compile(r"[A-Z][A-Za-z]*\d{4}[A-Z][A-Za-z0-9]*([_-][\w.+-]+)?")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Paper:
     authors: str = ""
     link: str = ""
     venue: str = ""
+
+    @property
+    def well_named(self) -> bool:
+        """Whether the id is in RobustBench's form; it is a file's name too."""
+        return _ID.fullmatch(self.id) is not None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def write(submission: Submission, out: str | Path) -> Path:
         The folder's path.
 
     Raises:
-        ValueError: a part is missing.
+        ValueError: a part is missing, or the id is not in RobustBench's form.
         RuntimeError: the folder is there already, or can't be written.
     """
     path = check_free(out)
@@ -54,6 +54,8 @@ def write(submission: Submission, out: str | Path) -> Path:
         raise BadValueError(
             "a submission needs AutoAttack's figures, the exported model and adversarial images"
         )
+    if not submission.paper.well_named:
+        raise BadValueError(f"id must be like Doe2026Labels, not {submission.paper.id!r}")
     if submission.judged.run is None:
         raise BadValueError("a submission needs run.json: leave evaluation.json in its RUN folder")
     evaluation, name = submission.judged.evaluation, submission.paper.id

@@ -33,6 +33,9 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an evaluation that was not finished.")
     ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Audit for gradient masking too, on these images.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Judge a run on its test set: clean and robust accuracy, and calibration.
@@ -58,6 +61,7 @@ def evaluate(
             device=device,
             weights=weights,
             data_root=data_root,
+            evaluations=["accuracy", "calibration", *(["audit"] if audit else [])],
         )
         if processes.place()[0] != 0:
             return
@@ -118,6 +122,7 @@ def _judge(
             batch_size=options["batch_size"],
             device=device,
             scheme=loaded.scheme if loaded.scheme is not None else loaded.num_classes,
+            evaluations=options["evaluations"],
             progress=progress,
             keep_adversarial=True,
             state=state,
@@ -176,6 +181,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
     notes = [result["note"]] if result.get("note") else []
     if result["training"] != "finished":
         notes.append(f"training is not finished: its run.json says {result['training']!r}")
+    if "audit" in result:
+        notes.append(f"audit: {result['audit']['verdict']}")
     for name, found in result["attacks"].items():
         notes += [f"{name}: {flag}" for flag in found.get("flags") or []]
     return notes

@@ -46,6 +46,7 @@ ALLOWED["training"] = GROUND | THINGS | {"__version__"}
 ALLOWED["demo"] = GROUND | {"training", "evaluation"}
 ALLOWED["integrations"] = GROUND | THINGS | {"training"}
 ALLOWED["testing"] = GROUND | THINGS | {"training"}
+ALLOWED["theory"] = {"errors", "labels", "data"}
 ALLOWED["plugin_template"] = {"errors", "runs", "__version__"}
 ALLOWED["cli"] = {*ALLOWED, "cli", "evaluation", "training", "demo", "__version__"}
 ALLOWED["__main__"] = {"cli"}

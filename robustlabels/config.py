@@ -104,6 +104,10 @@ class Config(_Section):
     eps: float | str = "8/255"
     norm: Literal["Linf", "L2"] = "Linf"
     teacher: str | None = None
+    extra: Named | None = None
+    extra_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    extra_labels: Literal["own", "pseudo"] | None = None
+    extra_teacher: str | None = None
     epochs: Count = 30
     batch_size: Count = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

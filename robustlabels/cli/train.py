@@ -29,6 +29,14 @@ def train(
     eps: Annotated[str | None, typer.Option(help="Radius; 8/255 is exact.")] = None,
     norm: Annotated[str | None, typer.Option(help="Linf or L2.")] = None,
     teacher: Annotated[str | None, typer.Option(help="RUN folder or checkpoint.")] = None,
+    extra: Annotated[str | None, typer.Option(help="Extra data, e.g. npz:PATH.")] = None,
+    extra_fraction: Annotated[
+        float | None, typer.Option(help="Their share of each batch; 0.5 by default.")
+    ] = None,
+    extra_labels: Annotated[str | None, typer.Option(help="own or pseudo.")] = None,
+    extra_teacher: Annotated[
+        str | None, typer.Option(help="Makes pseudo-labels; --teacher by default.")
+    ] = None,
     awp: Annotated[
         float | None, typer.Option(help="Weight perturbation: gamma, e.g. 0.005.")
     ] = None,
@@ -61,13 +69,16 @@ def train(
         "eps": eps,
         "norm": norm,
         "teacher": teacher,
+        "extra_fraction": extra_fraction,
+        "extra_labels": extra_labels,
+        "extra_teacher": extra_teacher,
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
         "device": device,
     }
     values.update({k: v for k, v in given.items() if v is not None})
-    named = {"model": model, "labels": labels, "trainer": trainer, "attack": attack}
+    named = {"model": model, "labels": labels, "trainer": trainer, "attack": attack, "extra": extra}
     for key, name in named.items():
         if name is not None:
             _rename(values, key, name)

@@ -65,10 +65,13 @@ class TrainerCase:
 
     @staticmethod
     def run(**options: Any) -> FitResult:
-        """A run of three steps an epoch; every trainer is offered a teacher."""
+        """A run of three steps an epoch; every trainer is offered a teacher, and extra images if
+        it takes them."""
         seed_everything(0)
         model = TinyNet()
         settings = {"teacher": TinyNet(), "eps": EPS, "batch_size": 16, "validation": 0}
+        if getattr(options["trainer"], "takes_extra", False):
+            settings |= {"extra": 1 - images()[0], "batch_size": 32}  # half of a batch
         return fit(model, images(), **{**settings, "device": "cpu", **options})
 
 

@@ -19,6 +19,7 @@ from robustlabels.errors import BadValueError, RunError
 from robustlabels.labels import set_value_checks
 from robustlabels.randomness import preserved
 from robustlabels.training.assembly import Assembly, Given, assemble
+from robustlabels.training.extra import LABELS_FILE
 from robustlabels.training.keeping import Keeper, Outcome, Record, Weights, best_of_each
 from robustlabels.training.request import read_request
 from robustlabels.training.teachers import Teacher
@@ -143,9 +144,13 @@ def fit_config(
     """Train what a config says; see :func:`fit`."""
     if resume and out is None:
         raise BadValueError("resume needs out, the run to go on with")
+    given = given or Given()
+    if resume and out is not None and (out / LABELS_FILE).exists():
+        given.pseudo_labels = runs.load_weights(out / LABELS_FILE).get("labels")
     with preserved(), _determinism(config.deterministic):
-        assembly = assemble(config, given or Given(), num_classes)
+        assembly = assemble(config, given, num_classes)
         folder, state = _open(out, resume, assembly.config, assembly.facts)
+        _save_pseudo_labels(assembly, folder)
         if state is not None:
             _load_state(assembly, state, folder)
         return _train(assembly, folder, progress)
@@ -307,7 +312,7 @@ def _open(
                 "resume it with the same settings, or train into another folder"
             )
     summary = folder.summary
-    for name in ("data_sha256", "num_outputs", "input_shape"):
+    for name in ("data_sha256", "num_outputs", "input_shape", "extra"):
         if summary.get(name) != facts[name]:
             raise RunError(f"{out} was trained on other data: {name} differs")
     if summary.get("threads") != facts["threads"]:
@@ -323,9 +328,25 @@ def _open(
         raise RunError(f"{path} is corrupt ({type(error).__name__}); train afresh") from error
 
 
+def _save_pseudo_labels(assembly: Assembly, folder: runs.RunFolder | None) -> None:
+    """With the run, so that others can train on them, and a resumed run need not make them anew."""
+    extra = assembly.engine.extra
+    if folder is not None and extra is not None and extra.pseudo is not None:
+        path = folder.path / LABELS_FILE
+        if not path.exists():
+            runs.save_weights(path, {"labels": extra.pseudo}, {"robustlabels": __version__})
+
+
 def _sweep(out: Path) -> None:
     """Remove what a killed run left half-written; see ``runs.atomic_file``."""
-    for name in (runs.CONFIG, runs.METRICS, runs.SUMMARY, *runs.WEIGHTS.values(), STATE_FILE):
+    for name in (
+        runs.CONFIG,
+        runs.METRICS,
+        runs.SUMMARY,
+        *runs.WEIGHTS.values(),
+        STATE_FILE,
+        LABELS_FILE,
+    ):
         for left in (*out.glob(f".{name}.*"), *(out / runs.STATE).glob(f".{name}.*")):
             left.unlink(missing_ok=True)
 

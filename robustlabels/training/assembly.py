@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from robustlabels.attacks import Attack, as_attack
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, Split
+from robustlabels.data.extra import ExtraData
 from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError
 from robustlabels.factories import (
     check_trainer,
@@ -35,8 +37,10 @@ from robustlabels.training.checks import (
     output_shape,
 )
 from robustlabels.training.engine import Engine
+from robustlabels.training.extra import batch_sizes, prepare_extra
+from robustlabels.training.extra import resolved as extra_settings
 from robustlabels.training.facts import run_facts
-from robustlabels.training.teachers import Teacher, load_teacher
+from robustlabels.training.teachers import Teacher, Teachers, load_teacher
 from robustlabels.training.trainer import Run
 
 
@@ -44,9 +48,10 @@ from robustlabels.training.trainer import Run
 class Given:
     """Objects from Python that stand in for names of the config.
 
-    The last four have no name: the caller's optimizer instead of the config's; a scheduler of it,
+    The last five have no name: the caller's optimizer instead of the config's; a scheduler of it,
     stepped after each epoch; the reduction of the cross-entropy; and int64 indices of the training
-    split that are held out, instead of ``validation`` drawn ones.
+    split that are held out, instead of ``validation`` drawn ones; the pseudo-labels of extra data
+    that the run has made already.
     """
 
     model: nn.Module | None = None
@@ -55,11 +60,14 @@ class Given:
     trainer: Any = None
     attack: Attack | None = None
     teacher: Teacher | None = None
+    extra: ExtraData | None = None
+    extra_teacher: Teacher | None = None
     names: list[str] = field(default_factory=list)
     optimizer: torch.optim.Optimizer | None = None
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
     reduction: str = "mean"
     held_out: Tensor | None = None
+    pseudo_labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +107,9 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         trainer = check_trainer(given.trainer, config.trainer.name)
     classes = data.num_classes + int(getattr(trainer, "extra_outputs", 0))
     scheme = _scheme(config, given, data, classes)
-    config = _with_averaging(config, scheme)
+    config = extra_settings(_with_averaging(config, scheme))
     attack, config = _attack(config, given, trainer)
-    mixes = "mix" in scheme.needs
-    mismatch = _label_attack_mismatch(scheme, attack, mixes)
-    if mismatch is not None:
-        raise BadValueError(mismatch)
+    _check_attack(scheme, attack)
     config = _with_defaults(_with_normalization(config, data, given), given)
 
     def new_model(outputs: int) -> nn.Module:
@@ -115,41 +120,44 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
             )
         return make_model(config.model.name, outputs, data.input_shape, **config.model.params)
 
-    seed_everything(derived_seed(config.seed, "weights"))
-    if given.model is None:
-        model = new_model(scheme.num_outputs)
-    else:
-        model = given.model.to(device)
-        # A model that already has the outputs needs no linear layer to widen.
-        if output_shape(model, data, device) != (2, scheme.num_outputs):
-            model = adapt_model(model, scheme)
-    model = model.to(device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    check_outputs(model, data, scheme, device)
+    model = _model(config, given.model, new_model, scheme, data, device)
 
-    asked: list[nn.Module] = []
-
-    def teacher() -> nn.Module:
-        named = config.teacher if given.teacher is None else given.teacher
-        if named is None:
-            who = config.labels.name if scheme.teacher == "frozen" else config.trainer.name
-            raise BadValueError(
-                f"{who} needs a teacher: a run, a checkpoint or a model "
-                "(--teacher, or fit(teacher=...))"
-            )
+    def loaded_teacher(named: Teacher) -> nn.Module:
         loaded = load_teacher(named, data.num_classes, new_model).to(device)
         output_shape(loaded, data, device, "the teacher")
-        asked.append(loaded)
         return loaded
 
-    frozen = teacher() if scheme.teacher == "frozen" else None
+    teachers = Teachers(
+        loaded_teacher,
+        config.teacher if given.teacher is None else given.teacher,
+        config.extra_teacher if given.extra_teacher is None else given.extra_teacher,
+    )
+    frozen = teachers.get(config.labels.name) if scheme.teacher == "frozen" else None
     indices, held_out = _hold_out(len(split), config, given.held_out)
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
     config = config.model_copy(update={"optimizer": optimizer, "validation": len(held_out)})
-    check_trainable(model, config)
-    trainer.setup(Run(model, scheme, data.num_classes, device, config, teacher))
-    if config.teacher is not None and not asked:
+    beside = bool(getattr(trainer, "takes_extra", False))
+    check_trainable(model, batch_sizes(config)[0] if beside else config.batch_size, config)
+    extra = prepare_extra(
+        config,
+        given.extra,
+        given.pseudo_labels,
+        data,
+        mixed=not beside,
+        teacher=teachers.get_labeller,
+        device=device,
+    )
+    run = Run(
+        model,
+        scheme,
+        data.num_classes,
+        device,
+        config,
+        teacher=lambda: teachers.get(config.trainer.name),
+        extra_data=None if extra is None else extra.data,
+    )
+    trainer.setup(run)
+    if config.teacher is not None and not teachers.asked:
         _warn_of_idle_teacher(config, given)
     engine = Engine(
         model=model,
@@ -166,9 +174,34 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         given_optimizer=given.optimizer,
         scheduler=given.scheduler,
         reduction=given.reduction,
+        extra=extra,
     )
     facts = run_facts(engine, data, classes, given.names)
     return Assembly(engine, config, data.test, facts)
+
+
+def _model(
+    config: Config,
+    given: nn.Module | None,
+    new_model: Callable[[int], nn.Module],
+    scheme: Any,
+    data: DataSet,
+    device: torch.device,
+) -> nn.Module:
+    """The model, on the device, with the outputs that the scheme needs."""
+    seed_everything(derived_seed(config.seed, "weights"))
+    if given is None:
+        model = new_model(scheme.num_outputs)
+    else:
+        model = given.to(device)
+        # A model that already has the outputs needs no linear layer to widen.
+        if output_shape(model, data, device) != (2, scheme.num_outputs):
+            model = adapt_model(model, scheme)
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    check_outputs(model, data, scheme, device)
+    return model
 
 
 def _warn_of_idle_teacher(config: Config, given: Given) -> None:
@@ -242,15 +275,13 @@ def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]
     return attack, config.model_copy(update={"attack": Named(name=named.name, **params)})
 
 
-def _label_attack_mismatch(scheme: Any, attack: Any, mixes: bool) -> str | None:
-    """Why this attack can't see this scheme's labels, or None."""
-    soft = scheme.attack_labels == "soft" or mixes
+def _check_attack(scheme: Any, attack: Any) -> None:
+    soft = scheme.attack_labels == "soft" or "mix" in scheme.needs
     if soft and not getattr(attack, "takes_soft_labels", True):
-        return (
+        raise BadValueError(
             f"the training attack {attack!r} takes class indices only, but the scheme's attack "
             "sees soft labels: use pgd"
         )
-    return None
 
 
 def _with_defaults(config: Config, given: Given) -> Config:

@@ -27,15 +27,21 @@ def check_labels(split: Split, data: DataSet) -> None:
             )
 
 
-def check_trainable(model: nn.Module, config: Config) -> None:
-    """A ValueError for a frozen model, or parts of a batch that batch norm can't train on."""
+def check_trainable(model: nn.Module, samples: int, config: Config) -> None:
+    """A ValueError for a frozen model, or parts of a batch that batch norm can't train on.
+
+    Args:
+        model: that is to be trained.
+        samples: of a batch that are trained on.
+        config: the run's.
+    """
     if not any(p.requires_grad for p in model.parameters()):
         raise BadValueError("the model has no parameter that requires a gradient: nothing to train")
     norms = any(isinstance(m, _BatchNorm) for m in model.modules())
-    if norms and config.batch_size // config.accumulate < 2:
+    if norms and samples // config.accumulate < 2:
         raise BadValueError(
-            f"batch_size {config.batch_size} in {config.accumulate} parts leaves batch norm fewer "
-            "than 2 samples: raise batch_size or lower accumulate"
+            f"{samples} samples of batch_size {config.batch_size} in {config.accumulate} parts "
+            "leave batch norm fewer than 2 samples: raise batch_size or lower accumulate"
         )
 
 

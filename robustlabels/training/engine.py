@@ -20,6 +20,7 @@ from robustlabels.errors import TrainingError
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.batching import Batches
+from robustlabels.training.extra import Extra
 from robustlabels.training.keeping import Keeper, Outcome, Record, Weights, named_accuracy
 from robustlabels.training.optimizers import make_optimizer
 from robustlabels.training.stepping import Stepper, Sums
@@ -52,6 +53,7 @@ class Engine:
         given_optimizer: the caller's, with its own learning rate; else the config's is made.
         scheduler: of the caller's optimizer, stepped after each epoch.
         reduction: of the cross-entropy over a batch, "mean" or "sum".
+        extra: extra data, or None.
     """
 
     model: nn.Module
@@ -69,6 +71,7 @@ class Engine:
     given_optimizer: torch.optim.Optimizer | None = None
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
     reduction: str = "mean"
+    extra: Extra | None = None
 
     def __post_init__(self) -> None:
         config = self.config
@@ -80,8 +83,9 @@ class Engine:
         self.averages = {
             decay: ExponentialAverage(self.model, decay) for decay in dict.fromkeys(decays)
         }
+        size = config.batch_size if self.extra is None else self.extra.main
         self._batches = Batches(
-            self.split, self.train_indices, config.batch_size, config.seed, self.device
+            self.split, self.train_indices, size, config.seed, self.device, self.extra
         )
         self.steps_per_epoch = self._batches.per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs

@@ -10,6 +10,7 @@ import torch
 from robustlabels import __version__
 from robustlabels.data import DataSet, Split, TensorSplit
 from robustlabels.training.engine import Engine
+from robustlabels.training.extra import extra_facts
 
 
 def run_facts(engine: Engine, data: DataSet, classes: int, opaque: list[str]) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def run_facts(engine: Engine, data: DataSet, classes: int, opaque: list[str]) ->
         "train_samples": len(engine.train_indices),
         "validation_samples": len(engine.validation_indices),
         "data_sha256": _data_hash(engine.split),
+        "extra": extra_facts(engine.extra, _data_hash),
         "opaque": opaque,
         "averages": _averages(engine),
         "seed": engine.config.seed,

@@ -11,6 +11,7 @@ from torch import nn
 
 from robustlabels.config import Config, make_config
 from robustlabels.data import as_dataset
+from robustlabels.data.extra import as_extra
 from robustlabels.errors import BadValueError
 from robustlabels.loading import OPAQUE
 from robustlabels.training.assembly import Given
@@ -35,8 +36,9 @@ def read_request(
     for option, instead in (("labels", "scheme"), ("dataset", "data")):
         if option in options:
             raise BadValueError(f"fit has no {option}=: give it as {instead}=")
-    values: dict[str, Any] = {k: _plain(v) for k, v in options.items()}
     given = Given()
+    extra, extra_teacher = (options.pop(name, None) for name in ("extra", "extra_teacher"))
+    values: dict[str, Any] = {k: _plain(v) for k, v in options.items()}
     values["model"] = _named(model, nn.Module, given, "model")
     values["labels"] = _named(scheme, None, given, "scheme")
     values["trainer"] = _named(trainer, None, given, "trainer")
@@ -52,12 +54,19 @@ def read_request(
         given.data = as_dataset(data, num_classes)
         given.names.append("data")
         values["dataset"] = f"{OPAQUE}{type(data).__name__}"
-    if isinstance(teacher, nn.Module):
-        given.teacher = teacher
-        given.names.append("teacher")
-        values["teacher"] = f"{OPAQUE}{type(teacher).__name__}"
-    elif teacher is not None:
-        values["teacher"] = str(teacher)
+    if isinstance(extra, str | Mapping) or extra is None:
+        values["extra"] = _plain(extra)
+    else:
+        given.extra = as_extra(extra)
+        given.names.append("extra")
+        values["extra"] = f"{OPAQUE}{type(extra).__name__}"
+    for slot, model_or_path in (("teacher", teacher), ("extra_teacher", extra_teacher)):
+        if isinstance(model_or_path, nn.Module):
+            setattr(given, slot, model_or_path)
+            given.names.append(slot)
+            values[slot] = f"{OPAQUE}{type(model_or_path).__name__}"
+        elif model_or_path is not None:
+            values[slot] = str(model_or_path)
     return make_config(values), given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,21 @@ from robustlabels.labels import (
 )
 
 
+@dataclass(frozen=True)
+class ExtraBatch:
+    """Extra samples beside a batch, for trainers with ``takes_extra``.
+
+    Attributes:
+        x: (M, C, H, W), augmented as the batch is, in [0, 1].
+        y: int64 (M,), their own or pseudo-labels, or None.
+        index: int64 (M,), their places in the extra data.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    index: Tensor
+
+
 class Step:
     """A batch, the model, and what a trainer may do with them.
 
@@ -27,8 +43,10 @@ class Step:
         model: the model in train mode, (N, C, H, W) -> logits (N, num_outputs).
         x: (N, C, H, W), augmented, in [0, 1].
         y: int64 (N,), true classes.
-        index: int64 (N,), the samples' places in the training split, or None.
-        extra: a batch of extra data, or None.
+        index: int64 (N,), the samples' places in the training split, or None; extra samples
+            that are mixed in are counted after it.
+        extra: extra samples, for trainers with ``takes_extra``, or None; x and y do not
+            include them.
         scheme: the label scheme.
         num_classes: K, the data set's classes; the model may have more outputs.
         progress: completed steps / total steps, in [0, 1).
@@ -50,7 +68,7 @@ class Step:
         progress: float = 0.0,
         teacher_logits: Tensor | None = None,
         mix: Mix | None = None,
-        extra: Any = None,
+        extra: ExtraBatch | None = None,
         reduction: str = "mean",
     ) -> None:
         self.model, self.x, self.y, self.index = model, x, y, index

@@ -103,8 +103,7 @@ class Stepper:
             set_rate(self.optimizer, config.optimizer.learning_rate * factor)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        # Even parts of at least two samples: batch norm cannot train on one.
-        parts = batch.parts(max(1, min(config.accumulate, len(batch.x) // 2)))
+        parts = batch.parts(config.accumulate)
         awp = self._awp
         if awp is None or not awp.active(done / self.steps_per_epoch):
             for part in parts:
@@ -145,6 +144,7 @@ class Stepper:
                 attack=self.attack,
                 teacher_logits=self._teach(x),
                 mix=mix,
+                extra=part.extra,
                 reduction=self.reduction,
             )
             self.trainer.inputs(step)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -72,6 +73,39 @@ def _outputs(state: Mapping[str, Tensor], own: Mapping[str, Tensor], num_classes
         if theirs.shape[1:] == ours.shape[1:] and len(ours) == num_classes < len(theirs)
     }
     return rows.pop() if len(rows) == 1 else num_classes
+
+
+@dataclass
+class Teachers:
+    """The frozen teachers of a run, each loaded when it is asked for.
+
+    Attributes:
+        load: from a name or module to the teacher, ready to use.
+        named: the run's teacher, or None.
+        labeller: who makes pseudo-labels of extra data, if it is another, or None.
+        asked: whether anyone has asked for the run's teacher.
+    """
+
+    load: Callable[[Teacher], nn.Module]
+    named: Teacher | None
+    labeller: Teacher | None
+    asked: bool = False
+
+    def get(self, who: str) -> nn.Module:
+        """The run's teacher; a ValueError that says who needs one where there is none."""
+        if self.named is None:
+            raise BadValueError(
+                f"{who} needs a teacher: a run, a checkpoint or a model "
+                "(--teacher, or fit(teacher=...))"
+            )
+        self.asked = True
+        return self.load(self.named)
+
+    def get_labeller(self) -> nn.Module:
+        """The teacher of pseudo-labels."""
+        if self.labeller is None:
+            return self.get("extra_labels='pseudo' without extra_teacher")
+        return self.load(self.labeller)
 
 
 def _check_classes(teacher: Teacher, classes: int, num_classes: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustlabels.data.extra import ExtraData
 from robustlabels.errors import BadValueError
 from robustlabels.training.step import Step
 
@@ -26,7 +27,7 @@ class Run:
         config: the run's config, resolved.
         teacher: ``teacher()`` gives the model named by ``fit(teacher=...)``, frozen, in eval
             mode, with K outputs; a ValueError where none was named.
-        extra_data: extra data, or None.
+        extra_data: the run's extra data (``len``, ``name``, ``labelled``), or None.
     """
 
     model: nn.Module
@@ -35,7 +36,7 @@ class Run:
     device: torch.device
     config: Any
     teacher: Callable[[], nn.Module]
-    extra_data: Any = None
+    extra_data: ExtraData | None = None
 
 
 class Trainer(Protocol):
@@ -46,6 +47,8 @@ class Trainer(Protocol):
     - ``extra_outputs`` (0): outputs beside the data set's classes, ordinary to the scheme.
     - ``attack_defaults(eps)`` ({}): parameters of the run's ``pgd``; the user's own override them.
     - ``adversarial`` (True): whether the best checkpoint is chosen by robust accuracy.
+    - ``takes_extra`` (False): extra data come as ``step.extra`` beside the batch, instead of
+      samples in it.
     - ``single_step`` (False): whether to look for catastrophic overfitting within the epoch.
     """
 
@@ -66,6 +69,7 @@ class BaseTrainer:
     extra_outputs: ClassVar[int] = 0
     adversarial: ClassVar[bool] = True
     single_step: ClassVar[bool] = False
+    takes_extra: ClassVar[bool] = False
 
     def attack_defaults(self, eps: float) -> dict[str, Any]:
         """PGD's own defaults."""

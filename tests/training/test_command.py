@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from robustlabels.cli import app
 from robustlabels.errors import BadValueError
-from robustlabels.runs import RunFolder
+from robustlabels.runs import RunFolder, load_weights
 
 QUICK = "train --model linear --trainer standard --epochs 1 --batch-size 512 --seed 3"
 
@@ -71,3 +72,38 @@ def test_both_weights_are_printed(train: Any) -> None:
         accuracy = each[name]["validation_accuracy"]
         assert f"{name} weights' best: epoch 1, clean {accuracy:.1%}" in printed
     assert f"average: clean {each['average']['validation_accuracy']:.1%}" in printed
+
+
+@pytest.fixture
+def extra_file(tmp_path: Path) -> str:
+    """Images without labels."""
+    x = np.random.default_rng(0).integers(0, 256, (200, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "extra.npz", images=x)
+    return "npz:extra.npz"
+
+
+def test_extra_data(train: Any, extra_file: str) -> None:
+    """Carmon's recipe: a natural model labels the images, a robust one is trained on both."""
+    teacher = train("").path
+    run = train(
+        f"--extra {extra_file} --extra-fraction 0.25 --extra-labels pseudo "
+        f"--extra-teacher {teacher} --labels ls"
+    )
+    config = run.config
+    assert (config.extra.name, config.extra_fraction) == (extra_file, 0.25)
+    assert (config.extra_labels, config.extra_teacher) == ("pseudo", str(teacher))
+    facts = run.summary["extra"]
+    assert (facts["samples"], facts["labels"], facts["in_a_batch"]) == (200, "pseudo", 128)
+    labels = load_weights(run.path / "extra_labels.safetensors")["labels"]
+    assert labels.shape == (200,) and labels.max() < 10
+    again = train(f"--config {run.path / 'config.toml'}")
+    assert again.config == config
+
+
+def test_extra_data_refused(train: Any, extra_file: str) -> None:
+    """Images without labels, and nobody to label them."""
+    error = train(f"--extra {extra_file}", fails=True)
+    assert "have no labels: extra_labels='pseudo'" in str(error)
+    assert "data set 'digits' has no parameter 'k'" in str(
+        train("--extra digits --set extra.k=3", fails=True)
+    )

@@ -261,6 +261,7 @@ def test_the_result(tiny: Any, tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == result.history
 
 
+@pytest.mark.filterwarnings("ignore:weight_averaging is")
 @pytest.mark.parametrize("which", ["best", "last", "average"])
 @pytest.mark.parametrize("scheme", ["vs", {"name": "adr", "temperature": (2.0, 1.0)}])
 def test_a_run_loads_to_the_same_logits(tiny: Any, tmp_path: Path, which: str, scheme: Any) -> None:

@@ -69,6 +69,7 @@ def test_uneven_parts_would_show() -> None:
     assert abs(float(sum(parts) / 3) - 7.5) > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:weight_averaging is")
 @pytest.mark.parametrize("trainer", ["standard", "pgd-at", "trades", "mart", "fast-at"])
 @pytest.mark.parametrize("scheme", ["one-hot", "adr", "als"])
 def test_bf16_trains_and_keeps_fp32_weights(

@@ -99,6 +99,17 @@ CASES: dict[str, dict[str, Any]] = {
         "awp": {"variant": "wu", "gamma": 0.1, "warmup_epochs": 1.0},
         "attack": {"name": "pgd", "steps": 2},
     },
+    "extra": {
+        "model": MODEL,
+        "scheme": "alps",
+        "trainer": "pgd-at",
+        "extra": torch.linspace(0, 1, 13 * 16).reshape(13, 1, 4, 4),
+        "extra_labels": "pseudo",
+        "extra_teacher": nn.Sequential(nn.Flatten(), nn.Linear(16, K)),
+        "extra_fraction": 0.3,
+        "augment": {"flip": True},
+        "attack": {"name": "pgd", "steps": 2},
+    },
     "torchattacks": {
         "model": MODEL,
         "scheme": "mixup",
@@ -108,6 +119,7 @@ CASES: dict[str, dict[str, Any]] = {
         "augment": {"flip": True},
     },
 }
+# ("extra": 6 steps an epoch)
 # Where it dies, and whether a state was saved by then.
 DEATHS = ["step:1", "step:7", "write:4", "replace:3"]
 
@@ -183,7 +195,7 @@ def never_stopped(whole: dict[str, Path], tiny: Any, case: str) -> Path:
 @pytest.mark.parametrize(
     ("case", "death"),
     [("adr", d) for d in DEATHS]
-    + [(case, "step:7") for case in ("batch norm", "awp", "torchattacks")],
+    + [(case, "step:7") for case in ("batch norm", "awp", "extra", "torchattacks")],
 )
 def test_killed_and_resumed(
     processes: Any, whole: Any, tiny: Any, tmp_path: Path, case: str, death: str

@@ -1,0 +1,188 @@
+"""Extra data of a run: where they come from, what their labels are, how many are in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlabels.config import Config, Named
+from robustlabels.data import DataSet, MapSplit, TensorSplit, check_labels
+from robustlabels.data.extra import ExtraData, of_dataset, unlabelled_npz
+from robustlabels.errors import BadValueError, DataError
+from robustlabels.factories import make_dataset
+from robustlabels.models import real_classes
+
+LABELS_FILE = "extra_labels.safetensors"
+USUAL_FRACTION = 0.5
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Extra data, ready to be drawn from.
+
+    Attributes:
+        data: with the labels that are used.
+        mixed: whether they go into the batch, or beside it as ``step.extra``.
+        main: samples of the training split in a full batch.
+        count: extra samples in a full batch.
+        pseudo: the pseudo-labels, int64 (N,), where the labels are these.
+    """
+
+    data: ExtraData
+    mixed: bool
+    main: int
+    count: int
+    pseudo: Tensor | None = None
+
+
+def resolved(config: Config) -> Config:
+    """The config with the usual share of extra data, where there are some.
+
+    Raises:
+        ValueError: a setting of extra data without extra data.
+    """
+    if config.extra is not None:
+        fraction = USUAL_FRACTION if config.extra_fraction is None else config.extra_fraction
+        return config.model_copy(update={"extra_fraction": fraction})
+    for field in ("extra_fraction", "extra_labels", "extra_teacher"):
+        if getattr(config, field) is not None:
+            raise BadValueError(f"{field} needs extra, the extra data")
+    return config
+
+
+def load_named(named: Named, data_root: str | None) -> ExtraData:
+    """The extra data that a config names; ``root`` beside the name overrides the data's."""
+    params = {"root": data_root, **named.params}
+    if named.name.startswith("npz:") and set(params) <= {"root", "layout"}:
+        found = unlabelled_npz(named.name.removeprefix("npz:"), **params)
+        if found is not None:
+            return found
+    root = params.pop("root")
+    return of_dataset(make_dataset(named.name, root, **params))
+
+
+def batch_sizes(config: Config) -> tuple[int, int]:
+    """Samples of the training split and extra ones in a full batch.
+
+    Raises:
+        ValueError: ``extra_fraction`` leaves one of them without a sample.
+    """
+    size = config.batch_size
+    if config.extra is None or config.extra_fraction is None:
+        return size, 0
+    count = round(config.extra_fraction * size)
+    if not 0 < count < size:
+        raise BadValueError(
+            f"extra_fraction {config.extra_fraction} of batch_size {size} is {count} samples: at "
+            f"least 1 and at most {size - 1} are needed"
+        )
+    return size - count, count
+
+
+def prepare_extra(
+    config: Config,
+    given: ExtraData | None,
+    pseudo: Tensor | None,
+    data: DataSet,
+    *,
+    mixed: bool,
+    teacher: Callable[[], nn.Module],
+    device: torch.device,
+) -> Extra | None:
+    """The run's extra data, with their labels, or None.
+
+    Args:
+        config: with :func:`resolved` settings.
+        given: extra data from Python, instead of the config's.
+        pseudo: pseudo-labels that the run made before it was interrupted.
+        data: the training data.
+        mixed: whether they go into the batch.
+        teacher: gives the model that makes pseudo-labels.
+        device: where it is.
+
+    Raises:
+        ValueError: the images don't fit, or the labels that are asked for are not there.
+    """
+    if config.extra is None:
+        return None
+    extra = load_named(config.extra, config.data_root) if given is None else given
+    _check_images(extra, data)
+    main, count = batch_sizes(config)
+    if config.extra_labels == "pseudo":
+        if pseudo is None:
+            pseudo = pseudo_labels(teacher(), extra, data.num_classes, config.batch_size, device)
+        elif len(pseudo) != len(extra):
+            raise DataError(f"{LABELS_FILE} has {len(pseudo)} labels for {len(extra)} images")
+        return Extra(extra.with_labels(pseudo), mixed, main, count, pseudo)
+    if config.extra_teacher is not None:
+        raise BadValueError("extra_teacher is for extra_labels='pseudo', which is not set")
+    if mixed or config.extra_labels == "own":
+        if not extra.labelled:
+            raise DataError(f"the extra data {extra.name!r} have no labels: {_ASK}")
+        if mixed:
+            _check_classes(extra, data)
+    return Extra(extra, mixed, main, count)
+
+
+_ASK = "extra_labels='pseudo' has a teacher label them (--extra-labels, --extra-teacher)"
+
+
+def _check_classes(extra: ExtraData, data: DataSet) -> None:
+    if isinstance(extra.split, TensorSplit):
+        what = f"the labels of the extra data {extra.name!r}"
+        check_labels(extra.split.y, data.num_classes, what)
+    elif extra.num_classes is not None and extra.num_classes > data.num_classes:
+        raise DataError(
+            f"the extra data {extra.name!r} have {extra.num_classes} classes, and {data.name!r} "
+            f"has {data.num_classes}: {_ASK}"
+        )
+    elif isinstance(extra.split, MapSplit):
+        extra.split.num_classes = data.num_classes
+
+
+def _check_images(extra: ExtraData, data: DataSet) -> None:
+    if extra.input_shape != tuple(data.input_shape):
+        raise DataError(
+            f"the extra data {extra.name!r} have images {extra.input_shape}, and {data.name!r} "
+            f"has {tuple(data.input_shape)}: resize them first"
+        )
+    if len(extra) == 0:
+        raise DataError(f"the extra data {extra.name!r} are empty")
+
+
+@torch.no_grad()
+def pseudo_labels(
+    teacher: nn.Module, extra: ExtraData, num_classes: int, batch_size: int, device: torch.device
+) -> Tensor:
+    """The teacher's most probable of the first K classes for each image, not augmented; int64 (N,).
+
+    Args:
+        teacher: in eval mode, on the device (Carmon et al. 2019: trained naturally).
+        extra: the images; their own labels are not looked at.
+        num_classes: K.
+        batch_size: of the teacher's passes.
+        device: where to compute.
+    """
+    judged = real_classes(teacher, num_classes)
+    indices = torch.arange(len(extra)).split(max(batch_size, 256))
+    found = [judged(x).argmax(dim=1).cpu() for x, _ in extra.split.batches(indices, device)]
+    return torch.cat(found)
+
+
+def extra_facts(extra: Extra | None, digest: Any) -> dict[str, Any] | None:
+    """What run.json says of it; ``digest(split)`` hashes a split."""
+    if extra is None:
+        return None
+    own = "own" if extra.data.labelled else None
+    return {
+        "name": extra.data.name,
+        "samples": len(extra.data),
+        "labels": own if extra.pseudo is None else "pseudo",
+        "mixed": extra.mixed,
+        "in_a_batch": extra.count,
+        "sha256": digest(extra.data.split),
+    }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from robustlabels.errors import BadValueError, RunError, UserError
 from robustlabels.factories import make_dataset
 from robustlabels.leaderboard import read_snapshot
+from robustlabels.leaderboard.evaluated import read_judged
 from robustlabels.leaderboard.submission import Declaration, Paper, Submission
 from robustlabels.loading import OPAQUE, load_run
 from robustlabels.models import real_classes
 from robustlabels.models.attached import AttachedCode, attached_code
 from robustlabels.models.exporting import Export, export
 from robustlabels.models.zoo import ZOO, is_zoo_name
-from robustlabels.runs import CONFIG, SUMMARY, RunFolder, load_into, load_weights
+from robustlabels.runs import CONFIG, SUMMARY, RunFolder, load_into, load_weights, read_json
+
+AUDIT = "audit.json"
+Part = TypeVar("Part")
 
 
 def gather(
@@ -40,35 +44,44 @@ def gather(
     """
     attached = None if code is None else attached_code(code)
     there = _device(device)
-    submission = Submission(evaluation, paper, declared)
-    judged, parts, missing = submission.judged, dict[str, Any](), dict[str, str]()
+    missing: dict[str, str] = {}
 
-    def add(name: str, make: Callable[[], Any]) -> Any:
+    def attempt(part: str, make: Callable[[], Part]) -> Part | None:
         try:
-            parts[name] = make()
+            return make()
         except UserError as error:
-            missing[name] = str(error)
-        return parts.get(name)
+            missing[part] = str(error)
+            return None
 
-    folder = _folder(evaluation, judged.evaluation.run)
+    read_judged(evaluation)  # that it is one
+    facts: dict[str, Any] = read_json(evaluation)
+    folder = _folder(evaluation, facts.get("run"))
     if folder is None:
         missing["model"] = "no RUN folder is beside the evaluation, or where it was"
+        submission = Submission(facts, paper, declared)
     else:
-        which = judged.evaluation.weights or "best"
-        add("weights", lambda: folder.weights(which))
-        whole = add("model", lambda: _model(folder, which, attached))
+        audit = facts.get("audit") or attempt("audit", lambda: _audit(folder, facts))
+        facts |= {"run": str(folder.path), "audit": audit}
+        submission = Submission(facts, paper, _with_architecture(declared, folder))
+        judged = submission.judged.evaluation
+        which = judged.weights or "best"
+        weights = attempt("weights", lambda: folder.weights(which))
+        whole = attempt("model", lambda: _model(folder, which, attached))
+        model, exported = None, None
         if whole is not None:
-            classes = judged.evaluation.num_classes
-            parts["model"] = real_classes(whole, classes).to(there)
-            exported = add("exported", lambda: _export(whole, submission, folder, attached))
-            if exported is not None:
-                exported.model.to(there)
-        found = add("images", lambda: _images(folder, submission, data_root))
-        if found is not None:
-            parts |= found
-        declared = _with_architecture(declared, folder)
-    add("adversarial", lambda: _adversarial(evaluation, adversarial, submission))
-    return dataclasses.replace(submission, declared=declared, missing=missing, **parts)
+            model = real_classes(whole, judged.num_classes).to(there)
+            exported = attempt("exported", lambda: _export(whole, submission, folder, attached))
+        if exported is not None:
+            exported.model.to(there)
+        submission = dataclasses.replace(
+            submission,
+            weights=weights,
+            model=model,
+            exported=exported,
+            **(attempt("images", lambda: _images(folder, submission, data_root)) or {}),
+        )
+    images = attempt("adversarial", lambda: _adversarial(evaluation, adversarial, submission))
+    return dataclasses.replace(submission, adversarial=images, missing=missing)
 
 
 def _folder(evaluation: Path, run: str | None) -> RunFolder | None:
@@ -76,6 +89,18 @@ def _folder(evaluation: Path, run: str | None) -> RunFolder | None:
         if (place / CONFIG).is_file() and (place / SUMMARY).is_file():
             return RunFolder(place)
     return None
+
+
+def _audit(folder: RunFolder, facts: Mapping[str, Any]) -> Any:
+    """What ``robustlabels audit`` wrote beside the evaluation, or None."""
+    path = folder.path / AUDIT
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    about = ("weights_sha256", "dataset", "norm", "eps")
+    if not isinstance(found, dict) or any(found.get(k) != facts.get(k) for k in about):
+        raise BadValueError(f"{path} is not of these weights, data, norm and eps")
+    return found
 
 
 def _model(folder: RunFolder, which: str, code: AttachedCode | None) -> nn.Module:

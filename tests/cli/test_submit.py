@@ -78,6 +78,27 @@ def test_an_evaluation_away_from_its_run(cli: Cli, judged: Path, run: Path) -> N
     assert "no RUN folder" not in cli("submit", "alone.json", "--out", "out").out
 
 
+def test_the_runs_audit_counts(cli: Cli, judged: Path, run: Path) -> None:
+    """`robustlabels audit` writes a file of its own, which may be of other weights."""
+    facts = {**json.loads(judged.read_text()), "dataset": "cifar10"}
+    judged.write_text(json.dumps(facts))
+
+    def told(**changes: Any) -> list[str]:
+        audit = {"consistent": True, "verdict": "consistent"}
+        audit |= {k: facts[k] for k in ("weights_sha256", "dataset", "norm", "eps")}
+        (run / "audit.json").write_text(json.dumps({**audit, **changes}))
+        lines = cli("submit", "run/evaluation.json", "--out", "out").out.splitlines()
+        return [line for line in lines if line.startswith("FAILS: audit: ")]
+
+    assert told() == []
+    (line,) = told(consistent=False, verdict="masked: PGD 62.0 %, worst 41.0 % (Square)")
+    assert "masked: PGD 62.0 %" in line
+    for other in ({"weights_sha256": "0"}, {"eps": 0.5}, {"norm": "L2"}, {"dataset": "digits"}):
+        not_run, foreign = told(**other)
+        assert "not run" in not_run
+        assert "is not of these weights, data, norm and eps" in foreign
+
+
 def test_adversarial_images_are_read_safely(cli: Cli, judged: Path, run: Path) -> None:
     """A ``.pt`` file can hold code, a foreign tensor, or nothing of the kind."""
     torch.save({"pgd": torch.zeros(1)}, "pgd.pt")

@@ -33,6 +33,7 @@ _REMEDIES = {
     "images": "give the data that was evaluated: --data-root",
     "adversarial": AGAIN,
     "weights": "leave the weights in their RUN folder",
+    "audit": "move it away, and audit these: robustlabels audit RUN",
 }
 _RULES = {"exported": "architecture", "images": "data"}
 

@@ -146,6 +146,24 @@ def test_the_loss_reduction_is_the_classifiers() -> None:
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-3)
 
 
+@pytest.mark.parametrize("variant", ["robustlabels", "wu", "adr"])
+def test_weight_perturbation_and_extra_data(digits: Any, variant: str) -> None:
+    """Options of our engine reach ART's users too; the classifier is left with restored weights."""
+    x, y = digits
+    found = {}
+    for awp, lr in ((None, 0.1), ({"variant": variant, "gamma": 0.1}, 0.1), (0.5, 1e-6)):
+        torch.manual_seed(0)
+        c = classifier(lr=lr)
+        start = weights(c)
+        trainer = LabelTrainer(c, "ls", eps=0.05, seed=3, awp=awp, extra=(x[:50], y[:50]))
+        trainer.fit(x, y, nb_epochs=3, batch_size=64)
+        found[lr, awp is None] = weights(c)
+        assert trainer.result.config.extra_fraction == 0.5
+        assert [r["step"] for r in trainer.history] == [7, 14, 21]  # 200 by 32
+    assert not torch.equal(found[0.1, True], found[0.1, False])
+    torch.testing.assert_close(found[1e-6, False], start, atol=1e-4, rtol=0)
+
+
 def test_the_optimizer_and_the_scheduler_are_the_users(digits: Any) -> None:
     """Parameter groups, momentum and learning rates are theirs; a frozen layer stays frozen."""
     x, y = digits
@@ -342,6 +360,9 @@ def test_what_is_refused(digits: Any) -> None:
         (lambda: LabelTrainer(c).fit(x, y[:5]), "samples"),
         (lambda: LabelTrainer(c, "ltd").fit(x, y), "needs a teacher"),
         (lambda: LabelTrainer(c, "mixup").fit(x, np.full((200, 10), 0.1)), "mixes labels"),
+        (lambda: LabelTrainer(c, extra=x).fit(x, y), "extra_labels='pseudo'"),
+        (lambda: LabelTrainer(c, extra=(x, y)).fit(x, np.full((200, 10), 0.1)), "one-hot"),
+        (lambda: LabelTrainer(c, awp=0).fit(x, y), "awp.gamma must be greater"),
         (lambda: LabelTrainer(c, colour=3).fit(x, y), "unknown field"),
         (lambda: LabelTrainer(classifier(clip_values=(np.zeros(64), np.arange(1, 65)))).fit(x, y),
          "one .low, high. for all"),

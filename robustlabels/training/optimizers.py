@@ -60,3 +60,8 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """One learning rate for all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters that an optimizer holds; of a given one, maybe not all of the model's."""
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels.config import AwpConfig
+from robustlabels.training.optimizers import trained
 
 TINY = 1e-20
 """Added to a gradient's norm, as in both authors' code: a layer without gradient stays."""
@@ -64,12 +65,11 @@ class WeightPerturbation:
         Afterwards they are w: to the bit, also after an exception. With ``steps_inside`` the
         optimizer's step belongs inside, and its result minus v is left.
         """
-        groups = self._optimizer.param_groups
-        trained = [p for group in groups for p in group["params"] if p.grad is not None]
-        moved = [p for p in trained if p.dim() >= self._least_dim]
+        stepped = [p for p in trained(self._optimizer) if p.grad is not None]
+        moved = [p for p in stepped if p.dim() >= self._least_dim]
         offsets = [self._offset(p) for p in moved]
         # A step that an exception follows must be undone wherever it moved.
-        touched = [p.detach() for p in (trained if self.steps_inside else moved)]
+        touched = [p.detach() for p in (stepped if self.steps_inside else moved)]
         before = [w.clone() for w in touched]
         weights = [p.detach() for p in moved]
         self._optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,7 @@ from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.augmentation import augment
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.batching import Batch
-from robustlabels.training.optimizers import rate_factor, set_rate
+from robustlabels.training.optimizers import rate_factor, set_rate, trained
 from robustlabels.training.perturbation import WeightPerturbation
 from robustlabels.training.step import Step
 from robustlabels.training.watch import LossWatch
@@ -164,7 +164,7 @@ class Stepper:
     def _update(self) -> None:
         limit = self.config.optimizer.clip_grad_norm
         if limit is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            nn.utils.clip_grad_norm_(trained(self.optimizer), limit)
         self.optimizer.step()
 
     def _augmented(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustlabels import make_scheme
 from robustlabels.config import AwpConfig, make_config
+from robustlabels.data import as_dataset
 from robustlabels.training import PGDTraining, fit, fit_config
 from robustlabels.training.assembly import Given
 from robustlabels.training.perturbation import WeightPerturbation
@@ -350,10 +351,7 @@ def test_a_given_optimizer(tiny: Any, variant: str) -> None:
     weights = []
     for own in (False, True):
         model = smooth_model()
-        given = Given(model=model, attack=shifted)
-        from robustlabels.data import as_dataset
-
-        given.data = as_dataset(tiny)
+        given = Given(model=model, attack=shifted, data=as_dataset(tiny))
         if own:
             given.optimizer = torch.optim.SGD(
                 model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -370,6 +368,28 @@ def test_a_given_optimizer(tiny: Any, variant: str) -> None:
         )
         weights.append(fit_config(config, given=given).last)
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_clipping_looks_at_what_is_stepped(tiny: Any) -> None:
+    """Of a layer outside the optimizer nobody erases the gradients: their growing sum would
+    shrink every step."""
+    model = smooth_model()
+    data = as_dataset(tiny)
+    optimizer = torch.optim.SGD(model[3].parameters(), lr=1.0)
+    given = Given(model=model, attack=shifted, data=data, optimizer=optimizer, trainer=Diary())
+    config = make_config(
+        {
+            "model": "python:Sequential",
+            "epochs": 4,
+            "batch_size": 16,
+            "validation": 0,
+            "optimizer": {"clip_grad_norm": 1e-3},
+        }
+    )
+    last = fit_config(config, given=given).last
+    for a, b in itertools.pairwise([*given.trainer.starts, last]):
+        moved = torch.cat([(b[k] - a[k]).flatten() for k in a]).norm()
+        assert float(moved) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_the_record_is_of_the_unperturbed_weights(tiny: Any, options: dict[str, Any]) -> None:

@@ -72,8 +72,9 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         keep: which weights the classifier has in the end: the "last", as with ART's trainers;
             the "best" on the validation data; or the "average" (with ``weight_averaging``).
         progress: called with (completed steps, all steps, the epoch's record or None).
-        **options: any other field of ``robustlabels.config.Config``, e.g. ``augment``,
-            ``weight_averaging``, ``precision``, ``channels_last``.
+        **options: any other field of ``robustlabels.config.Config``, e.g. ``augment``, ``awp``,
+            ``weight_averaging``, ``precision``, ``channels_last``, ``extra`` (images scaled to
+            [0, 1], for ``fit`` with y of one class each).
 
     Attributes:
         history: a record for each epoch of the last ``fit``.
@@ -159,6 +160,8 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         unit = span.to_unit(x)
         if len(unit) != len(classes):
             raise BadValueError(f"x has {len(unit)} samples and y {len(classes)}")
+        if soft is not None and self.options.get("extra") is not None:
+            raise BadValueError("extra needs y as class indices or one-hot, not soft labels")
         scheme = self.scheme if soft is None else with_soft_targets(self.scheme, soft)
         held_out = torch.empty(0, dtype=torch.int64)
         if more:
@@ -188,6 +191,8 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         """
         if "index" in self.scheme.needs:
             raise BadValueError("this scheme needs each sample's index: use fit, not fit_generator")
+        if self.options.get("extra") is not None:
+            raise BadValueError("extra needs fit: a generator's batches are taken as they are")
         if self.options.get("accumulate", 1) != 1:
             raise BadValueError("accumulate needs fit: a generator's batches are not split")
         span = unit_range(self._classifier, [], 0.0)

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_projections import projection_linf as official_linf
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustlabels.attacks.auto import APGD, FAB, Judged, Square
+from robustlabels.attacks.auto.projections import projection_linf
 
 K = 6
 EPS = {"Linf": 0.14, "L2": 1.0, "L1": 4.0}
@@ -176,3 +178,26 @@ def test_y_is_never_a_target() -> None:
     z = torch.tensor([[1.0, 5, 3, 9, 2], [7, 5, 3, 1, 2]])
     targets = judged.targets(z, torch.tensor([1, 0]), 4)
     assert targets.tolist() == [[3, 2, 4, 0], [1, 2, 4, 3]]
+
+
+def test_the_projection_is_the_officials() -> None:
+    """Found without sorting; the same move for images that can reach the hyperplane, that can't,
+    whose normal has zeros, and that lie on the edges."""
+    torch.manual_seed(0)
+    n, d = 400, 50
+    x, w = torch.rand(n, d, dtype=torch.float64), torch.randn(n, d, dtype=torch.float64)
+    x[:100] = x[:100].round()
+    w[50:150, ::3] = 0
+    w[0] = 0
+    b = (w * torch.rand(n, d, dtype=torch.float64)).sum(1)
+    b[200:250] += 40  # out of reach
+    b[250:300] = (w * x).sum(1)[250:300] + 1e-3  # so near that no pixel meets an edge
+    ours, theirs = projection_linf(x, w, b), official_linf(x, w, b)
+    assert torch.allclose(ours, theirs, atol=1e-9)
+    moved = x + ours
+    assert float(moved.min()) >= -1e-12
+    assert float(moved.max()) <= 1 + 1e-12
+    reached = ((w * moved).sum(1) - b).abs() < 1e-9
+    assert 300 < int(reached.sum()) < n
+    assert not reached[200:250].any()
+    assert torch.equal(ours[0], torch.zeros(d, dtype=torch.float64))

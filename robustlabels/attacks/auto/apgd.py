@@ -214,10 +214,10 @@ class APGD:
         """Along the gradient, with momentum, into the ball and [0, 1]."""
         momentum = s.x_adv - s.x_old
         if self.norm == "Linf":
-            low, high = s.x - eps, s.x + eps
-            moved = (s.x_adv + s.step * s.grad.sign()).clamp(low, high).clamp(0.0, 1.0)
+            low, high = (s.x - eps).clamp_(min=0.0), (s.x + eps).clamp_(max=1.0)
+            moved = (s.x_adv + s.step * s.grad.sign()).clamp_(low, high)
             moved = s.x_adv + (moved - s.x_adv) * share + momentum * (1 - share)
-            return moved.clamp(low, high).clamp(0.0, 1.0)
+            return moved.clamp_(low, high)
         if self.norm == "L2":
             moved = _into_l2(s.x, s.x_adv + s.step * _normalised(s.grad, "L2"), eps)
             moved = s.x_adv + (moved - s.x_adv) * share + momentum * (1 - share)

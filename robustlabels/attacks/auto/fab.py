@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustlabels.attacks.auto.apgd import margin
 from robustlabels.attacks.auto.judged import Judged
+from robustlabels.attacks.auto.projections import projection
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
 _DROP = 0.05
@@ -61,7 +62,7 @@ class FAB:
     ) -> None:
         self.model, self.eps, self.norm, self.seed = model, eps, norm, seed
         self.targets, self.skip, self.iterations = targets, skip, iterations
-        self._project, self._size = _projections()[norm], _SIZES[norm]
+        self._project, self._size = projection(norm), _SIZES[norm]
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial inputs, x itself where none is found.
@@ -134,12 +135,6 @@ class FAB:
         alpha = (a1 / (a1 + a2)).clamp(0.0, ALPHA_MAX)
         moved = (s.x_adv + ETA * d1) * (1 - alpha) + (s.x + d2 * ETA) * alpha
         return moved.clamp(0.0, 1.0)
-
-
-def _projections() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    from pyautoattack.fab_projections import projection_l1, projection_l2, projection_linf
-
-    return {"Linf": projection_linf, "L2": projection_l2, "L1": projection_l1}
 
 
 _SIZES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -59,6 +59,10 @@ class Judged:
         """Logits (N, D), losses (N,) and the gradient of their sum (N, C, H, W), detached."""
         return self._passes.over(partial(self._look, loss=loss), x, y, target)
 
+    def laid_out(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) as the model takes it; x itself if it lies so already."""
+        return x.contiguous(memory_format=self._format) if x.dim() == 4 else x
+
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """bool (N,): the greatest of the first K logits is not y's."""
         return logits[:, : self.num_classes].argmax(dim=1) != y
@@ -80,7 +84,7 @@ class Judged:
         if self.on_pass is not None:
             self.on_pass(len(x) * (FORWARD_BACKWARD if torch.is_grad_enabled() else 1.0))
         with torch.autocast(x.device.type, enabled=False):
-            logits = self._logits(x.contiguous(memory_format=self._format) if x.dim() == 4 else x)
+            logits = self._logits(self.laid_out(x))
         if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < self.num_classes:
             raise BadValueError(
                 f"the model must return logits ({len(x)}, {self.num_classes} or more), "

@@ -57,6 +57,7 @@ class Square:
     def _search(self, x: Tensor, y: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
         device = x.device
+        x = self.model.laid_out(x)
         out = (x + self.eps * _signs([len(x), channels, 1, width], device)).clamp(0.0, 1.0)
         row = torch.arange(len(x), device=device)
         best = out.clone()
@@ -79,15 +80,16 @@ class Square:
             side = min(side, height, width)
             top, left = _integer(height - side), _integer(width - side)
             square = 2.0 * self.eps * _signs([channels, 1, 1], device)
-            tried = best.clone()
-            tried[:, :, top : top + side, left : left + side] += square
-            tried = tried.clamp(low, high)
-            new_margin, new_loss = self._margins(tried, y)
+            # The square is tried in place: nothing else of the images changes.
+            window = (..., slice(top, top + side), slice(left, left + side))
+            before = best[window].clone()
+            best[window] = (before + square).clamp(low[window], high[window])
+            new_margin, new_loss = self._margins(best, y)
             # Fallen samples that are still carried along keep what they have.
             better = ((new_loss < loss) | (new_margin <= 0)) & standing
             loss = torch.where((new_loss < loss) & standing, new_loss, loss)
             margin = torch.where(better, new_margin, margin)
-            best = torch.where(better.view(-1, 1, 1, 1), tried, best)
+            best[window] = torch.where(better.view(-1, 1, 1, 1), best[window], before)
         out[row] = best
         return out
 

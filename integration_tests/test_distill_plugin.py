@@ -51,7 +51,8 @@ def test_it_is_listed(environment: Any) -> None:
 
 def test_its_own_tests(environment: Any, tmp_path: Path) -> None:
     """On the installed module, away from its source."""
-    shutil.copytree(FOLDER / "tests", tmp_path / "tests")
+    for name in ("tests", "recipes"):
+        shutil.copytree(FOLDER / name, tmp_path / name)
     done = environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

@@ -47,7 +47,7 @@ class _Distillation:
         if not self._fits_labels() and not widens and run.config.labels.name != "one-hot":
             warnings.warn(
                 f"{type(self).__name__} with these parameters learns from the teacher alone: the "
-                f"labels {run.config.labels.name!r} have no effect",
+                f"labels of {run.config.labels.name!r} have no effect",
                 RobustLabelsWarning,
                 stacklevel=2,
             )
@@ -103,7 +103,8 @@ class KD(_Distillation):
     def loss(self, step: Step) -> Tensor:
         """On the clean inputs."""
         student = step.model(step.x)
-        return self.alpha * self._divergence(student).mean() + (1 - self.alpha) * step.ce(student)
+        distilled = step.reduced(self._divergence(student))
+        return self.alpha * distilled + (1 - self.alpha) * step.ce(student)
 
     def _fits_labels(self) -> bool:
         return self.alpha < 1
@@ -152,7 +153,7 @@ class ARD(KD):
         attacked = step.model(step.x_adv)
         clean = step.model(step.x) if self._needs_clean() else None
         labelled = clean if self.labels_on == "clean" and clean is not None else attacked
-        distilled = self._distilled(attacked, clean).mean()
+        distilled = step.reduced(self._distilled(attacked, clean))
         return self.alpha * distilled + (1 - self.alpha) * step.ce(labelled)
 
     def _needs_clean(self) -> bool:
@@ -199,7 +200,7 @@ class IAD(ARD):
         if step.progress >= self.warmup:
             assert step.x_adv is not None  # made just now
             answer = _at(1, self._teach(step.x_adv)).softmax(dim=1)
-            self._trust = answer.gather(1, step.y.unsqueeze(1)).squeeze(1) ** self.beta
+            self._trust = _of_true_class(answer, step) ** self.beta
 
     def _needs_clean(self) -> bool:
         return self._trust is not None or super()._needs_clean()
@@ -259,8 +260,8 @@ class RSLAD(_Distillation):
     def loss(self, step: Step) -> Tensor:
         """Both divergences from the teacher's answer to x."""
         attacked, clean = (self._match(step.model(x)) for x in (step.x_adv, step.x))
-        adversarial, natural = (kl_divergence(self._taught, s) for s in (attacked, clean))
-        return self.alpha * adversarial + (1 - self.alpha) * natural
+        adversarial, natural = (kl_divergence(self._taught, s, "none") for s in (attacked, clean))
+        return step.reduced(self.alpha * adversarial + (1 - self.alpha) * natural)
 
     def _own_attack(self, config: Any) -> PGD:
         params = self.attack_defaults(config.radius)
@@ -288,6 +289,16 @@ class _Matched(nn.Module):
         """(N, C, H, W) -> the logits that the teacher has, too."""
         matched: Tensor = self.match(self.student(x))
         return matched
+
+
+def _of_true_class(p: Tensor, step: Step) -> Tensor:
+    """Probabilities p (N, D) of the true class, (N,); of both in their shares, where they are
+    mixed."""
+    own = p.gather(1, step.y.unsqueeze(1)).squeeze(1)
+    if step.mix is None or step.mix.labels is None:
+        return own
+    other = p.gather(1, step.mix.labels.unsqueeze(1)).squeeze(1)
+    return step.mix.lam * own + (1 - step.mix.lam) * other
 
 
 def _at(temperature: float, logits: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ in numpy, and its teachers are whatever a run may name."""
 
 from __future__ import annotations
 
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 import robustlabels as rl
 from robustlabels.attacks import PGD
-from robustlabels.config import Config, Named
+from robustlabels.config import Config, Named, make_config
 from robustlabels.errors import RobustLabelsWarning
+from robustlabels.labels import Mix
 from robustlabels.testing import check_trainer
 from robustlabels.training import Run, Step
 
@@ -248,6 +250,37 @@ def test_iad_is_ard_where_the_teacher_is_trusted() -> None:
     assert losses[3] != pytest.approx(losses[0])  # it begins at progress .25, not after it
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_sum_is_a_sum(name: str) -> None:
+    """Where an ART classifier's loss is a sum over the batch, a mean beside it would count for
+    little: all of it must be N times the mean."""
+    factory, params = VARIANTS[name]
+    losses = []
+    for reduction in ("mean", "sum"):
+        trainer, step = factory(**params), make_step(rl.make_scheme("ls", K))
+        step._reduction = reduction
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RobustLabelsWarning)
+            set_up(trainer, step, Linear(K, seed=7))
+        trainer.inputs(step)
+        losses.append(trainer.loss(step).item())
+    assert losses[1] == pytest.approx(N * losses[0])
+
+
+def test_iads_trust_in_mixed_classes() -> None:
+    """MixUp of two classes at .3: the teacher's probability of both, in these shares."""
+    trainer, teacher = IAD(warmup=0, beta=2.0), Linear(K, seed=7)
+    step = make_step(rl.make_scheme("mixup", K))
+    other = (step.y + 1) % K
+    step.mix = Mix(torch.full((N,), 0.3), partner=torch.arange(N).roll(1), labels=other)
+    set_up(trainer, step, teacher)
+    trainer.inputs(step)
+    p = teacher(step.x_adv).softmax(dim=1).detach()
+    rows = torch.arange(N)
+    expected = (0.3 * p[rows, step.y] + 0.7 * p[rows, other]) ** 2
+    torch.testing.assert_close(trainer._trust, expected)
+
+
 # What attacks and teachers see --------------------------------------------------------------------
 
 
@@ -416,6 +449,29 @@ def test_kd_is_judged_by_clean_accuracy_and_the_others_by_robust() -> None:
     assert history[-1]["train_accuracy"] is not None
 
 
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_run(recipe: Path) -> None:
+    """A misspelt or renamed field would be found after a day on a GPU; here on a small network."""
+    table = tomllib.loads(recipe.read_text())
+    full = make_config(table)
+    assert (full.dataset, full.batch_size) == ("cifar10", 128)
+    assert full.teacher is not None
+    small = {"epochs": 1, "batch_size": 16, "device": "cpu", "validation": 0, "augment": {}}
+    for field in ("dataset", "data_root", "model", "teacher"):
+        table.pop(field)
+    result = rl.fit(MLP, data(), teacher=MLPTeacher(), **{**table, **small})
+    assert result.config.trainer.params.items() >= full.trainer.params.items()
+
+
+def test_every_trainer_has_a_recipe() -> None:
+    """Without the files, the test above would be empty."""
+    names = {tomllib.loads(path.read_text())["trainer"]["name"] for path in RECIPES}
+    assert names == {"kd", "ard", "rslad", "iad"}
+
+
 # Mistakes -----------------------------------------------------------------------------------------
 
 
@@ -452,7 +508,7 @@ def test_no_teacher() -> None:
 def test_labels_without_effect_are_said() -> None:
     """`--labels als --trainer ard` looked as if both were used."""
     for trainer in (KD(), ARD(), IAD(), RSLAD()):
-        with pytest.warns(RobustLabelsWarning, match="labels 'ls' have no effect"):
+        with pytest.warns(RobustLabelsWarning, match="labels of 'ls' have no effect"):
             rl.fit("linear", data(), "ls", trainer, teacher=MLPTeacher(), **SHORT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -47,8 +47,8 @@ def projection_linf(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     up = w < 0
     room = torch.where(up, 1 - x, x)
     weight = w.abs()
-    step = gap / weight.sum(dim=1)
-    same = 1 + 2 * torch.finfo(weight.dtype).eps
+    step = gap / weight.sum(dim=1).clamp_min(torch.finfo(w.dtype).tiny)
+    same = 1 + 2 * torch.finfo(w.dtype).eps
     while True:
         reach = step.unsqueeze(1)
         missing = gap - (weight * torch.minimum(room, reach)).sum(dim=1)

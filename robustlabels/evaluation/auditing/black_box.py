@@ -21,7 +21,7 @@ from robustlabels.evaluation.auditing.trial import STEP, Trial
 from robustlabels.randomness import derived_seed
 
 AHEAD = 0.03
-QUERIES = (150, 600, 2400)
+QUERIES = (100, 500, 2000)
 """Of each search; the next begins anew on what the one before left."""
 PROMISING = 0.01
 

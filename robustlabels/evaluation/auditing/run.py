@@ -31,6 +31,7 @@ from robustlabels.evaluation.auditing.statistics import FEWEST
 from robustlabels.evaluation.auditing.trial import Trial, connected
 from robustlabels.evaluation.checks import check_inputs
 from robustlabels.evaluation.context import Context
+from robustlabels.evaluation.layout import channels_last
 from robustlabels.models import RealClasses, real_classes
 from robustlabels.randomness import preserved
 from robustlabels.threat import parse_eps
@@ -88,12 +89,12 @@ def audit(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadValueError(f"{name} must be an integer of at least {least}, not {value!r}")
     x = x.detach().float().cpu()
-    with preserved(), held_still(model), torch.no_grad():
+    with preserved(), held_still(model), torch.no_grad(), channels_last(model, x) as last:
         outputs = _outputs(model, x)
         classes = outputs if num_classes is None else num_classes
         y = _labels(y, x, classes, outputs)
         device = device_of(model, x)
-        whole = connected(model, x[:1].to(device))
+        whole = connected(model, x[:1].to(device), last)
         trial = Trial(
             model=real_classes(whole, classes) if classes < outputs else whole,
             whole=whole,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustlabels.attacks.pgd import PGD
 from robustlabels.evaluation.auditing.trial import STEP, Trial
 
-ROUNDS, STEPS, BATCH, LR = 6, 40, 128, 3e-3
+ROUNDS, STEPS, BATCH, LR = 4, 40, 128, 3e-3
 WIDTH, GRID = 8, 8
 AT_MOST = 500
 """So many images are asked about; the surrogate is for these and their like."""

@@ -25,13 +25,15 @@ class Connected(nn.Module):
 
     Args:
         model: any.
+        channels_last: hand the images over in this memory format.
         cut: compute without gradients, as a model that can't be differentiated must. They are
             zero then, instead of torch's error.
     """
 
-    def __init__(self, model: nn.Module, cut: bool = False) -> None:
+    def __init__(self, model: nn.Module, channels_last: bool = False, cut: bool = False) -> None:
         super().__init__()
         self.model, self.cut = model, cut
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, D)."""
@@ -40,27 +42,29 @@ class Connected(nn.Module):
             torch.set_grad_enabled(wanted and not self.cut),
             torch.autocast(x.device.type, enabled=False),
         ):
-            logits: Tensor = self.model(x.detach() if self.cut else x)
+            images = x.contiguous(memory_format=self.format)
+            logits: Tensor = self.model(images.detach() if self.cut else images)
         logits = logits.float()
         if wanted and not logits.requires_grad:
             logits = logits + 0.0 * x.flatten(1).sum(dim=1, keepdim=True)
         return logits
 
 
-def connected(model: nn.Module, x: Tensor) -> Connected:
+def connected(model: nn.Module, x: Tensor, channels_last: bool) -> Connected:
     """A model, connected to its input; cut off where it can't be differentiated at x (N, C, H, W).
 
     Steps in numpy, or functions without a derivative, raise RuntimeError.
     """
+    whole = Connected(model, channels_last)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         try:
-            input_gradient(Connected(model)(leaf).sum(), leaf)
+            input_gradient(whole(leaf).sum(), leaf)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            return Connected(model, cut=True)
-    return Connected(model)
+            return Connected(model, channels_last, cut=True)
+    return whole
 
 
 @dataclass

@@ -10,13 +10,14 @@ from robustlabels.training.fast_at import FastTraining
 from robustlabels.training.mart import Mart
 from robustlabels.training.pgd_at import PGDTraining
 from robustlabels.training.standard import Standard
-from robustlabels.training.step import Step
+from robustlabels.training.step import ExtraBatch, Step
 from robustlabels.training.trades import Trades
 from robustlabels.training.trainer import BaseTrainer, Run, Trainer
 
 __all__ = [
     "BaseTrainer",
     "ExponentialAverage",
+    "ExtraBatch",
     "FastTraining",
     "FitResult",
     "LoadedRun",

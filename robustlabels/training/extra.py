@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, MapSplit, TensorSplit, check_labels
+from robustlabels.data.checks import CHUNK
 from robustlabels.data.extra import ExtraData, of_dataset, unlabelled_npz
-from robustlabels.errors import BadValueError, DataError
+from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning
 from robustlabels.factories import make_dataset
 from robustlabels.models import real_classes
 
@@ -111,6 +113,7 @@ def prepare_extra(
         return None
     extra = load_named(config.extra, config.data_root) if given is None else given
     _check_images(extra, data)
+    _warn_of_test_images(extra, data)
     main, count = batch_sizes(config)
     if config.extra_labels == "pseudo":
         if pseudo is None:
@@ -152,6 +155,29 @@ def _check_images(extra: ExtraData, data: DataSet) -> None:
         )
     if len(extra) == 0:
         raise DataError(f"the extra data {extra.name!r} are empty")
+
+
+def _warn_of_test_images(extra: ExtraData, data: DataSet) -> None:
+    """80 Million Tiny Images, a usual source, contains CIFAR-10's test set (Carmon et al. 2019)."""
+    if not isinstance(extra.split, TensorSplit) or not isinstance(data.test, TensorSplit):
+        return
+    test = set(_digests(data.test))
+    found = sum(digest in test for digest in _digests(extra.split))
+    if found:
+        warnings.warn(
+            f"{found} of the {len(extra)} extra images are in the test set of {data.name!r}: its "
+            "figures would be of images that were trained on",
+            RobustLabelsWarning,
+            stacklevel=2,
+        )
+
+
+def _digests(split: TensorSplit) -> Iterator[int]:
+    """A hash of each image in 8 bits."""
+    for x in split.x.split(CHUNK):
+        pixels = x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
+        for image in pixels.cpu().numpy():
+            yield hash(image.tobytes())
 
 
 @torch.no_grad()

@@ -73,16 +73,16 @@ class WeightPerturbation:
         before = [w.clone() for w in touched]
         weights = [p.detach() for p in moved]
         self._optimizer.zero_grad(set_to_none=True)
+        moved_back = False
         try:
             _add(weights, offsets)
             yield
-        except BaseException:
-            _copy(touched, before)
-            raise
-        if self.steps_inside:
-            _add(weights, offsets, -1.0)
-        else:
-            _copy(touched, before)
+            if self.steps_inside:
+                _add(weights, offsets, -1.0)
+                moved_back = True
+        finally:
+            if not moved_back:
+                _copy(touched, before)
 
     @torch.no_grad()
     def _offset(self, p: Tensor) -> Tensor:
@@ -110,4 +110,4 @@ def _statistics_kept(model: nn.Module) -> Iterator[None]:
     finally:
         # Listed anew: a layer may have assigned a new tensor to a buffer.
         for buffer, before in zip(model.buffers(), saved, strict=True):
-            buffer.copy_(before)
+            buffer.detach().copy_(before)

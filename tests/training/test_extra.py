@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from robustlabels import list_schemes
 from robustlabels.config import Config
+from robustlabels.errors import RobustLabelsWarning
 from robustlabels.runs import RunFolder, load_weights
 from robustlabels.testing import check_trainer
 from robustlabels.training import PGDTraining, Standard, fit
@@ -449,6 +451,20 @@ def test_refused(
         fit(MLP, tiny, "ls", "standard", out=files / "run", **given, **options)
     assert "\n" not in str(caught.value)
     assert not (files / "run").exists()
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_test_images_among_them(tiny: Any, more: Any, options: dict[str, Any], bits: bool) -> None:
+    """Carmon's source contained CIFAR-10's test set: nobody would notice but by good figures."""
+    x, y = more
+    test = torch.cat([x[3:5], torch.rand(4, 1, 4, 4)])
+    classes = torch.zeros(6).long()
+    given = (x * 255).round().to(torch.uint8) if bits else x
+    options |= {"scheme": "ls", "trainer": "standard", "extra": (given, y)}
+    with pytest.warns(RobustLabelsWarning, match="2 of the 20 extra images are in the test set"):
+        fit(MLP, (tiny, (test, classes)), **options)
+    with warnings.catch_warnings(action="error"):
+        fit(MLP, (tiny, (test[2:], classes[2:])), **options)
 
 
 def test_more_classes_in_a_torch_data_set(tiny: Any, options: dict[str, Any]) -> None:

@@ -202,7 +202,8 @@ def test_no_file_is_long() -> None:
         "from robustlabels.cli import main; run('--help')",
         "from robustlabels.cli import main; run('--version')",
         "from robustlabels.cli import main; [run(c, '--help') for c in "
-        "('demo', 'train', 'evaluate', 'leaderboard', 'list', 'plugins', 'new-plugin', 'doctor')]",
+        "('demo', 'train', 'evaluate', 'audit', 'leaderboard', 'submit', 'list', 'plugins', "
+        "'new-plugin', 'doctor')]",
         "from robustlabels.cli import main; run('list', 'bogus'); run('trian')",
         "from robustlabels.cli import main; run('leaderboard')",
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustlabels.errors import BadValueError, RunError, UserError
 from robustlabels.factories import make_dataset
 from robustlabels.leaderboard import read_snapshot
-from robustlabels.leaderboard.evaluated import read_judged
+from robustlabels.leaderboard.evaluated import audit_of, read_judged
 from robustlabels.leaderboard.submission import Declaration, Paper, Submission
 from robustlabels.loading import OPAQUE, load_run
 from robustlabels.models import real_classes
@@ -22,7 +22,6 @@ from robustlabels.models.exporting import Export, export
 from robustlabels.models.zoo import ZOO, is_zoo_name
 from robustlabels.runs import CONFIG, SUMMARY, RunFolder, load_into, load_weights, read_json
 
-AUDIT = "audit.json"
 Part = TypeVar("Part")
 
 
@@ -60,7 +59,7 @@ def gather(
         missing["model"] = "no RUN folder is beside the evaluation, or where it was"
         submission = Submission(facts, paper, declared)
     else:
-        audit = facts.get("audit") or attempt("audit", lambda: _audit(folder, facts))
+        audit = facts.get("audit") or attempt("audit", lambda: audit_of(folder.path, facts))
         facts |= {"run": str(folder.path), "audit": audit}
         submission = Submission(facts, paper, _with_architecture(declared, folder))
         judged = submission.judged.evaluation
@@ -89,18 +88,6 @@ def _folder(evaluation: Path, run: str | None) -> RunFolder | None:
         if (place / CONFIG).is_file() and (place / SUMMARY).is_file():
             return RunFolder(place)
     return None
-
-
-def _audit(folder: RunFolder, facts: Mapping[str, Any]) -> Any:
-    """What ``robustlabels audit`` wrote beside the evaluation, or None."""
-    path = folder.path / AUDIT
-    if not path.is_file():
-        return None
-    found = read_json(path)
-    about = ("weights_sha256", "dataset", "norm", "eps")
-    if not isinstance(found, dict) or any(found.get(k) != facts.get(k) for k in about):
-        raise BadValueError(f"{path} is not of these weights, data, norm and eps")
-    return found
 
 
 def _model(folder: RunFolder, which: str, code: AttachedCode | None) -> nn.Module:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from robustlabels.errors import RunError
+from robustlabels.errors import BadValueError, RunError
 from robustlabels.leaderboard.snapshot import Share, explain
 from robustlabels.runs import CONFIG, SUMMARY, RunFolder, read_json
 
 # What the official AutoAttack's standard version is made of (Croce & Hein 2020).
 STANDARD = {"apgd-ce", "apgd-t", "fab-t", "square"}
 TOLERANCE = 1e-9
+AUDIT = "audit.json"
 
 
 class _Clean(BaseModel):
@@ -109,6 +111,31 @@ def read_judged(evaluation: Mapping[str, Any] | str | Path) -> Judged:
     for folder in folders:
         if (folder / CONFIG).is_file() and (folder / SUMMARY).is_file():
             run = RunFolder(folder)
+            with suppress(BadValueError):  # another evaluation's
+                audit = None if found.audit else audit_of(folder, facts)
+                if audit is not None:
+                    found.audit = Audit.model_validate(audit)
             given = "model" in run.summary.get("opaque", ())
             return Judged(found, run.summary, None if given else run.config.model.name)
     return Judged(found, None, None)
+
+
+def audit_of(folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``robustlabels audit`` wrote into a run; None if it did not.
+
+    Args:
+        folder: the RUN folder.
+        evaluation: what was evaluated.
+
+    Raises:
+        ValueError: it is of other weights, data, norm or eps than the evaluation.
+        RuntimeError: the file is not JSON.
+    """
+    path = folder / AUDIT
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    about = ("weights_sha256", "dataset", "norm", "eps")
+    if not isinstance(found, dict) or any(found.get(k) != evaluation.get(k) for k in about):
+        raise BadValueError(f"{path} is not of these weights, data, norm and eps")
+    return found

@@ -307,3 +307,20 @@ def test_leaderboards_that_do_not_fit(evaluation: Make) -> None:
         compare(evaluation(norm="L1"))
     with pytest.raises(BadValueError, match="no figure on common corruptions"):
         compare(evaluation(), threat="corruptions")
+
+
+def test_the_runs_own_audit_counts(run: Callable[..., Path], evaluation: Make) -> None:
+    """The remedy says `robustlabels audit RUN`, which writes a file of its own."""
+    path = run()
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "audit": None}))
+    about = {k: facts.get(k) for k in ("weights_sha256", "dataset", "norm", "eps")}
+
+    def rules(**changes: Any) -> list[str]:
+        audit = {"consistent": True, "verdict": "consistent", **about, **changes}
+        path.with_name("audit.json").write_text(json.dumps(audit))
+        return [reason.rule for reason in compare(path).reasons if reason.rule == "audit"]
+
+    assert rules() == []
+    assert rules(consistent=False) == ["audit"]
+    assert rules(eps=0.5) == ["audit"], "another evaluation's"

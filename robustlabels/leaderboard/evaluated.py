@@ -100,7 +100,7 @@ def read_judged(evaluation: Mapping[str, Any] | str | Path) -> Judged:
         RuntimeError: a missing file, one that is no evaluation, or a broken run beside it.
     """
     path = Path(evaluation) if isinstance(evaluation, str | Path) else None
-    facts = evaluation if path is None else read_json(path)
+    facts: Any = evaluation if path is None else read_json(path)
     try:
         found = Evaluation.model_validate(facts)
     except ValidationError as error:

@@ -107,7 +107,7 @@ class Stepper:
         awp = self._awp
         if awp is None or not awp.active(done / self.steps_per_epoch):
             for part in parts:
-                self._first(part, done, len(batch.x))
+                self._first_pass(self._prepared(part, done), done, len(batch.x))
             self._update()
         else:
             self._perturbed(awp, parts, done, len(batch.x))
@@ -118,8 +118,12 @@ class Stepper:
         self, awp: WeightPerturbation, parts: Iterable[Batch], done: int, total: int
     ) -> None:
         """Both passes of adversarial weight perturbation, and the update."""
-        with awp.first_pass():
-            steps = [self._first(part, done, total) for part in parts]
+        steps = []
+        for part in parts:
+            step = self._prepared(part, done)
+            with awp.first_pass():
+                self._first_pass(step, done, total)
+            steps.append(step)
         with awp.applied():
             with awp.second_pass():
                 for step in steps:
@@ -129,8 +133,8 @@ class Stepper:
         if not awp.steps_inside:
             self._update()
 
-    def _first(self, part: Batch, done: int, total: int) -> Step:
-        """From a part of the batch to its gradient."""
+    def _prepared(self, part: Batch, done: int) -> Step:
+        """A part of the batch, moved, taught and attacked."""
         x, mix = self.scheme.perturb(part.x, part.y, self._generator)
         with self._autocast():
             step = Step(
@@ -148,9 +152,12 @@ class Stepper:
                 reduction=self.reduction,
             )
             self.trainer.inputs(step)
+        return step
+
+    def _first_pass(self, step: Step, done: int, total: int) -> None:
+        """The gradient at the present weights; loss and accuracy are counted."""
         loss = self._backward(step, done, total)
         self.sums.add(step, loss, self.reduction == "mean")
-        return step
 
     def _backward(self, step: Step, done: int, total: int) -> Tensor:
         """The loss of a part, and its share of the batch's gradient."""

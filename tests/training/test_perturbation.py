@@ -135,6 +135,17 @@ def test_batch_norms_statistics(tiny: Any, options: dict[str, Any], variant: str
     assert model[2].num_batches_tracked.item() == 1
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_attack_in_train_mode_counts(tiny: Any, options: dict[str, Any], variant: str) -> None:
+    """Wu's AT code attacks in train mode: it is the ascent's statistics that are thrown away, and
+    not the attack's."""
+    model = norm_model()
+    attack = {"name": "pgd", "steps": 4, "mode": "train"}
+    options |= {"attack": attack, "awp": {"variant": variant}, "accumulate": 2}
+    fit(model, (tiny[0][:16], tiny[1][:16]), "ls", "pgd-at", **options)
+    assert model[2].num_batches_tracked.item() == 2 * (4 + 1)
+
+
 class Diary(PGDTraining):
     """The weights before each step, and those that each loss saw."""
 

@@ -118,7 +118,10 @@ def tiny_imagenet(root: str | Path | None = None, num_workers: int | None = None
 
 
 def imagenet(
-    root: str | Path | None = None, train_crop: str = "random", num_workers: int | None = None
+    root: str | Path | None = None,
+    train_crop: str = "random",
+    num_workers: int | None = None,
+    subset: str | None = None,
 ) -> DataSet:
     """ImageNet-1k at 224x224, from ROOT/train/WNID/* and, as test split, ROOT/val/WNID/*.
 
@@ -129,29 +132,58 @@ def imagenet(
         train_crop: "random" (torchvision's ``RandomResizedCrop``, whenever a training image is
             read, drawn from torch's global generator) or "center", as for testing.
         num_workers: processes that read; by default one per core, at most 4.
+        subset: "robustbench" for a test split of the 5,000 images that RobustBench judges on, in
+            its order. All 1,000 classes count, also the three that have none of these images;
+            ``train`` may be missing, and other images in ``val`` don't matter.
 
     Raises:
         DataError: not there, or corrupt.
         ValueError: a bad argument.
-        ImportError: torchvision is not installed.
+        ImportError: torchvision is not installed, or RobustBench, which has the subset's list.
     """
     if train_crop not in ("random", "center"):
         raise BadValueError(f"train_crop must be 'random' or 'center', not {train_crop!r}")
-    folder = _files.find("imagenet", root, ["train", "val"])
-    torchvision = _torchvision("imagenet")
-    t = torchvision.transforms
+    if subset not in (None, "robustbench"):
+        raise BadValueError(f"subset must be 'robustbench', or not be given, not {subset!r}")
+    folder = _files.find("imagenet", root, ["val"] if subset else ["train", "val"])
+    t = _torchvision("imagenet").transforms
     center = t.Compose([t.Resize(256), t.CenterCrop(224)])
     crop = t.RandomResizedCrop(224) if train_crop == "random" else center
-    samples, classes = _listed(folder, "train", "val")
+    if subset:
+        train, test, classes = _robustbench_samples(folder)
+    else:
+        (train, test), classes = _listed(folder, "train", "val")
     shape = (3, 224, 224)
     return _dataset(
         "imagenet",
-        (ImageFiles(samples[0], shape, crop), ImageFiles(samples[1], shape, center)),
+        (ImageFiles(train, shape, crop), ImageFiles(test, shape, center)),
         classes,
         num_workers,
         stats=IMAGENET_STATS,
         expected=1000,
     )
+
+
+def _robustbench_samples(folder: Path) -> tuple[list[Sample], list[Sample], tuple[str, ...]]:
+    """The training images, if any, RobustBench's test images, and all classes."""
+    from robustlabels._compat.robustbench_images import imagenet_classes, imagenet_images
+
+    images, classes = imagenet_images(), imagenet_classes()
+    index = {wnid: i for i, wnid in enumerate(classes)}
+    test = [(str(folder / "val" / path), index[path.partition("/")[0]]) for path in images]
+    missing = [path for path, _ in test if not Path(path).is_file()]
+    if missing:
+        raise DataError(
+            f"data set 'imagenet': {len(missing):,} of the {len(test):,} images of RobustBench's "
+            f"list are missing, the first is {missing[0]}"
+        )
+    if not (folder / "train").is_dir():
+        return [], test, classes
+    samples, names = list_classes(folder / "train")
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise DataError(f"{folder.resolve()}/train: {unknown[0]!r} is no class of ImageNet-1k")
+    return [(path, index[names[i]]) for path, i in samples], test, classes
 
 
 def folder(
@@ -224,7 +256,7 @@ def _dataset(
     partial = expected is not None and len(classes) != expected
     return DataSet(
         name=name,
-        train=MapSplit(files[0], num_workers),
+        train=MapSplit(files[0], num_workers) if len(files[0]) else None,
         test=MapSplit(files[1], num_workers),
         num_classes=len(classes),
         input_shape=files[0].shape,

@@ -57,7 +57,7 @@ def _images(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
         return
     remedy = f"evaluate all of them, without --n: {_again(evaluation)}"
     if board.dataset == "imagenet":
-        remedy = "evaluate the validation images of RobustBench's list, and only those"
+        remedy = 'evaluate the images of RobustBench\'s list: [data] subset = "robustbench"'
     if evaluation.n != images:
         yield Reason("images", f"{evaluation.n:,}, not {images:,}", remedy)
     elif evaluation.indices != list(range(images)):

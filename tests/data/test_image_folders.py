@@ -1,10 +1,15 @@
 """Tiny-ImageNet, ImageNet and folder:PATH, on small files in their layouts."""
 
+import sys
+
 import pytest
 import torch
+from PIL import Image
 
+from robustlabels._compat.robustbench_images import imagenet_images
+from robustlabels._compat.robustbench_package import robustbench
 from robustlabels.data import DATASETS
-from robustlabels.errors import BadValueError, DataError
+from robustlabels.errors import BadValueError, DataError, MissingExtraError
 
 CPU = torch.device("cpu")
 folder, tiny_imagenet, imagenet = (DATASETS[n] for n in ("folder:", "tiny-imagenet", "imagenet"))
@@ -164,3 +169,85 @@ def test_nothing_there(tmp_path, name):
     with pytest.raises(DataError, match=r"lacks .*--data-root") as info:
         DATASETS[name](root=tmp_path)
     assert str(tmp_path) in str(info.value)
+
+
+@pytest.fixture
+def robustbench_images():
+    """RobustBench's list as its package has it."""
+    try:
+        return imagenet_images()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def subset_folder(tmp_path, stage, robustbench_images):
+    """The images of RobustBench's list and nothing else: one file by 5,000 names, the first three
+    of their own."""
+    stage.image(tmp_path / "any.png", 8, 8, 7)
+    for i, path in enumerate(robustbench_images):
+        place = tmp_path / "val" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.hardlink_to(tmp_path / "any.png")
+        if i < 3:
+            place.unlink()
+            pixels = torch.randint(256, (300 + i, 280, 3), dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(place, "png")
+    return tmp_path
+
+
+def test_robustbenchs_subset_is_what_robustbench_loads(subset_folder, robustbench_images):
+    """Another order would compare verdicts of different images; another index, labels.
+
+    RobustBench counts the folders of ``val``, so here, and only for it, the three classes that its
+    list leaves out get an empty one.
+    """
+    data = imagenet(root=subset_folder, subset="robustbench", num_workers=0)
+    assert (data.num_classes, len(data.classes), data.train, data.note) == (1000, 1000, None, "")
+    assert list(data.classes) == sorted(data.classes)
+    assert len(list((subset_folder / "val").iterdir())) == 997
+    robustbench()
+    from robustbench.data import PREPROCESSINGS
+    from robustbench.loaders import CustomImageFolder
+
+    for wnid in data.classes:
+        (subset_folder / "val" / wnid).mkdir(exist_ok=True)
+    theirs = CustomImageFolder(str(subset_folder / "val"), PREPROCESSINGS["Res256Crop224"])
+    assert data.test.dataset.samples == theirs.samples
+    ((x, y),) = data.test.batches([torch.arange(3)], CPU)
+    assert len(set(y.tolist())) == 3
+    for i in range(3):
+        image, label, path = theirs[i]
+        assert path.endswith(robustbench_images[i])
+        assert torch.equal(x[i], image)
+        assert y[i] == label
+
+
+def test_robustbenchs_subset_and_a_training_folder(subset_folder, stage, robustbench_images):
+    """A folder with some classes only must not shift the others; a foreign one has no index."""
+    wnids = ("n15075141", "n01443537")  # the last of all, and the second
+    for i, wnid in enumerate(wnids):
+        stage.image(subset_folder / "train" / wnid / "0.png", 230, 230, 10 * i)
+    stage.image(subset_folder / "val" / wnids[0] / "other.png")
+    data = imagenet(root=subset_folder, subset="robustbench", num_workers=0)
+    x, y = read(data.train)
+    assert y.tolist() == [1, 999]
+    assert (x.amax(dim=(1, 2, 3)) * 255).round().tolist() == [10, 0]
+    assert len(data.test) == 5000
+    stage.image(subset_folder / "train" / "ant" / "0.png")
+    with pytest.raises(DataError, match="'ant' is no class of ImageNet-1k"):
+        imagenet(root=subset_folder, subset="robustbench")
+    (subset_folder / "val" / robustbench_images[7]).unlink()
+    with pytest.raises(DataError, match=rf"1 of the 5,000 .*{robustbench_images[7]}"):
+        imagenet(root=subset_folder, subset="robustbench")
+
+
+def test_robustbenchs_subset_needs_its_list(tmp_path, stage, monkeypatch):
+    """The user must learn the pip command; all of ``val`` instead would be another figure."""
+    stage.image_folder(tmp_path, ("val",))
+    monkeypatch.setitem(sys.modules, "robustbench", None)  # as if it were not installed
+    with pytest.raises(MissingExtraError, match=r"'robustlabels\[robustbench\]'") as info:
+        imagenet(root=tmp_path, subset="robustbench")
+    assert "\n" not in str(info.value)
+    with pytest.raises(BadValueError, match="subset must be 'robustbench'"):
+        imagenet(root=tmp_path, subset="all")

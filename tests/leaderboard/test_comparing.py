@@ -193,7 +193,7 @@ def test_imagenets_images(evaluation: Make) -> None:
     drawn = {**facts, "n": 5000, "indices": list(range(0, 50_000, 10))}
     (_, reason) = sorted(compare(drawn).reasons, key=lambda r: r.rule)
     assert (reason.rule, reason.value) == ("images", "5,000 drawn from a larger set")
-    assert "RobustBench's list" in reason.remedy
+    assert 'RobustBench\'s list: [data] subset = "robustbench"' in reason.remedy
     whole = {**facts, "n": 5000, "indices": list(range(5000))}
     assert rules(compare(whole)) == ["checkpoint"]
 

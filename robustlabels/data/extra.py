@@ -94,7 +94,10 @@ def as_extra(data: Any) -> ExtraData:
         if len(x) != len(y):
             raise DataError(f"extra data have {len(x)} images and {len(y)} labels")
         return ExtraData("user", TensorSplit(x, y), tuple(x.shape[1:]), True, int(y.max()) + 1)
-    return of_dataset(as_dataset(data))
+    try:
+        return of_dataset(as_dataset(data))
+    except (BadValueError, DataError) as error:
+        raise type(error)(f"extra data: {error}") from error
 
 
 def of_dataset(data: DataSet) -> ExtraData:

@@ -143,6 +143,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         given.extra,
         given.pseudo_labels,
         data,
+        held_out=held_out,
         mixed=not beside,
         teacher=teachers.get_labeller,
         device=device,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels.config import Config, Named
-from robustlabels.data import DataSet, MapSplit, TensorSplit, check_labels
+from robustlabels.data import DataSet, MapSplit, Split, TensorSplit, check_labels
 from robustlabels.data.checks import CHUNK
 from robustlabels.data.extra import ExtraData, of_dataset, unlabelled_npz
 from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning
@@ -79,8 +79,8 @@ def batch_sizes(config: Config) -> tuple[int, int]:
     count = round(config.extra_fraction * size)
     if not 0 < count < size:
         raise BadValueError(
-            f"extra_fraction {config.extra_fraction} of batch_size {size} is {count} samples: at "
-            f"least 1 and at most {size - 1} are needed"
+            f"extra_fraction {config.extra_fraction} of batch_size {size} is {count} samples, so "
+            "one kind has none in a batch: raise batch_size, or set another share"
         )
     return size - count, count
 
@@ -91,6 +91,7 @@ def prepare_extra(
     pseudo: Tensor | None,
     data: DataSet,
     *,
+    held_out: Tensor,
     mixed: bool,
     teacher: Callable[[], nn.Module],
     device: torch.device,
@@ -102,6 +103,7 @@ def prepare_extra(
         given: extra data from Python, instead of the config's.
         pseudo: pseudo-labels that the run made before it was interrupted.
         data: the training data.
+        held_out: the places of those that choose the checkpoint.
         mixed: whether they go into the batch.
         teacher: gives the model that makes pseudo-labels.
         device: where it is.
@@ -113,7 +115,7 @@ def prepare_extra(
         return None
     extra = load_named(config.extra, config.data_root) if given is None else given
     _check_images(extra, data)
-    _warn_of_test_images(extra, data)
+    _warn_of_judged_images(extra, data, held_out)
     main, count = batch_sizes(config)
     if config.extra_labels == "pseudo":
         if pseudo is None:
@@ -157,24 +159,32 @@ def _check_images(extra: ExtraData, data: DataSet) -> None:
         raise DataError(f"the extra data {extra.name!r} are empty")
 
 
-def _warn_of_test_images(extra: ExtraData, data: DataSet) -> None:
+def _warn_of_judged_images(extra: ExtraData, data: DataSet, held_out: Tensor) -> None:
     """80 Million Tiny Images, a usual source, contains CIFAR-10's test set (Carmon et al. 2019)."""
-    if not isinstance(extra.split, TensorSplit) or not isinstance(data.test, TensorSplit):
-        return
-    test = set(_digests(data.test))
-    found = sum(digest in test for digest in _digests(extra.split))
-    if found:
-        warnings.warn(
-            f"{found} of the {len(extra)} extra images are in the test set of {data.name!r}: its "
-            "figures would be of images that were trained on",
-            RobustLabelsWarning,
-            stacklevel=2,
-        )
+    judged = {"test": _images(data.test), "held-out": _images(data.train, held_out)}
+    ours = list(_digests(_images(extra.split)))
+    for what, images in judged.items():
+        theirs = set(_digests(images))
+        found = sum(digest in theirs for digest in ours)
+        if found:
+            warnings.warn(
+                f"{found} of the {len(extra)} extra images are {what} images of {data.name!r}: "
+                "figures would be of images that were trained on",
+                RobustLabelsWarning,
+                stacklevel=2,
+            )
 
 
-def _digests(split: TensorSplit) -> Iterator[int]:
+def _images(split: Split | None, indices: Tensor | None = None) -> Tensor:
+    """Those that are in memory; the others can't be looked at in time."""
+    if not isinstance(split, TensorSplit):
+        return torch.empty(0)
+    return split.x if indices is None else split.x[indices.to(split.x.device)]
+
+
+def _digests(images: Tensor) -> Iterator[int]:
     """A hash of each image in 8 bits."""
-    for x in split.x.split(CHUNK):
+    for x in images.split(CHUNK):
         pixels = x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
         for image in pixels.cpu().numpy():
             yield hash(image.tobytes())

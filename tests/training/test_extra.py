@@ -429,7 +429,7 @@ def test_npz_files(tiny: Any, more: Any, files: Path, options: dict[str, Any], n
         ({"extra": "digit"}, "unknown data set 'digit'; did you mean 'digits'"),
         ({"extra": {"name": "npz:x.npz", "layout": "CHW"}}, "layout must be one of auto"),
         ({"extra": {"fraction": 0.5}}, "extra.name"),
-        ({"extra": 7}, "data must be a DataSet"),
+        ({"extra": 7}, "extra data: data must be a DataSet"),
         ({"extra": torch.rand(9, 1, 4, 4) + 1}, r"extra images must be finite and in \[0, 1\]"),
         ({"extra": torch.rand(4)}, r"extra images must have shape \(N, C, H, W\)"),
         ({"extra": (torch.rand(9, 1, 4, 4), torch.arange(8))}, "have 9 images and 8 labels"),
@@ -461,10 +461,14 @@ def test_test_images_among_them(tiny: Any, more: Any, options: dict[str, Any], b
     classes = torch.zeros(6).long()
     given = (x * 255).round().to(torch.uint8) if bits else x
     options |= {"scheme": "ls", "trainer": "standard", "extra": (given, y)}
-    with pytest.warns(RobustLabelsWarning, match="2 of the 20 extra images are in the test set"):
+    with pytest.warns(RobustLabelsWarning, match="2 of the 20 extra images are test images"):
         fit(MLP, (tiny, (test, classes)), **options)
     with warnings.catch_warnings(action="error"):
         fit(MLP, (tiny, (test[2:], classes[2:])), **options)
+    # and the images that choose the checkpoint
+    options |= {"extra": tiny, "validation": 5}
+    with pytest.warns(RobustLabelsWarning, match="5 of the 48 extra images are held-out images"):
+        fit(MLP, tiny, **options)
 
 
 def test_more_classes_in_a_torch_data_set(tiny: Any, options: dict[str, Any]) -> None:

@@ -13,9 +13,17 @@ from robustlabels.models.heads import RealClasses, adapt_model, real_classes
 from robustlabels.models.mlp import linear, mlp
 from robustlabels.models.normalize import Normalize
 from robustlabels.models.preact_resnet import preactresnet18
-from robustlabels.models.torchvision_models import mobilenet_v2, resnet18, vgg16
+from robustlabels.models.resnext import resnext29
+from robustlabels.models.torchvision_models import (
+    mobilenet_v2,
+    resnet18,
+    resnet50,
+    resnext50,
+    vgg16,
+    wrn_50_2,
+)
 from robustlabels.models.vit import vit_tiny
-from robustlabels.models.wide_resnet import wrn_28_10, wrn_34_10
+from robustlabels.models.wide_resnet import wrn_28_10, wrn_34_10, wrn_34_20
 from robustlabels.models.zoo import ZOO, zoo_model
 
 __all__ = ["Normalize", "RealClasses", "adapt_model", "real_classes"]
@@ -26,9 +34,14 @@ MODELS = {
     "lenet": lenet,
     "small-cnn": small_cnn,
     "resnet18": resnet18,
+    "resnet50": resnet50,
     "preactresnet18": preactresnet18,
     "wrn-28-10": wrn_28_10,
     "wrn-34-10": wrn_34_10,
+    "wrn-34-20": wrn_34_20,
+    "wrn-50-2": wrn_50_2,
+    "resnext29": resnext29,
+    "resnext50": resnext50,
     "vgg16": vgg16,
     "mobilenet-v2": mobilenet_v2,
     "vit-tiny": vit_tiny,
@@ -37,7 +50,7 @@ MODELS = {
 
 @hookimpl
 def register_models(register: Register) -> None:
-    """The eleven of the design's section 5, and RobustBench's zoo."""
+    """The design's section 5, what else the papers train, and RobustBench's zoo."""
     for name, factory in MODELS.items():
         register(name, factory)
     register(ZOO, zoo_model)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from robustlabels.errors import BadValueError
 
 Shape = tuple[int, int, int]
+ACTIVATIONS: dict[str, type[nn.ReLU | nn.SiLU]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 def is_count(value: Any, low: int = 1) -> bool:
@@ -44,3 +47,10 @@ def check_dropout(dropout: float) -> float:
     if not number or not 0.0 <= dropout < 1.0:
         raise BadValueError(f"dropout must be a number in [0, 1), not {dropout!r}")
     return float(dropout)
+
+
+def check_activation(activation: str) -> type[nn.ReLU | nn.SiLU]:
+    """The module class of one of :data:`ACTIVATIONS`."""
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise BadValueError(f"activation must be 'relu' or 'silu', not {activation!r}")
+    return ACTIVATIONS[activation]

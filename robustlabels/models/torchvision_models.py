@@ -37,9 +37,57 @@ def resnet18(
         ValueError: an impossible value.
         ImportError: torchvision is not installed.
     """
+    return _resnet("resnet18", "resnet18", num_classes, input_shape, mean, std, dropout)
+
+
+def resnet50(
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """torchvision's ResNet-50: 25.6 million weights with 1,000 classes. See :func:`resnet18`."""
+    return _resnet("resnet50", "resnet50", num_classes, input_shape, mean, std, dropout)
+
+
+def resnext50(
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """torchvision's ResNeXt-50 (32x4d): 25.0 million weights. See :func:`resnet18`."""
+    return _resnet("resnext50", "resnext50_32x4d", num_classes, input_shape, mean, std, dropout)
+
+
+def wrn_50_2(
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """torchvision's Wide ResNet-50-2: 68.9 million weights. See :func:`resnet18`."""
+    return _resnet("wrn-50-2", "wide_resnet50_2", num_classes, input_shape, mean, std, dropout)
+
+
+def _resnet(
+    name: str,
+    constructor: str,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    dropout: float,
+) -> nn.Module:
     channels, height, width = check_io(num_classes, input_shape)
     check_dropout(dropout)
-    model = _torchvision("resnet18").resnet18(weights=None, num_classes=num_classes)
+    model = getattr(_torchvision(name), constructor)(weights=None, num_classes=num_classes)
     if max(height, width) <= SMALL:
         model.conv1 = _stem(channels, 64, kernel=3, stride=1)
         model.maxpool = nn.Identity()

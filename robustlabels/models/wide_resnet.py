@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlabels.models._checks import check_dropout, check_io
+from robustlabels.models._checks import check_activation, check_dropout, check_io
 from robustlabels.models.normalize import normalized
 
 
 class WideBlock(nn.Module):
-    """BN, ReLU, conv, twice, plus the identity or a 1x1 convolution of the activated input."""
+    """BN, activation, conv, twice, plus the identity or a 1x1 convolution of what is activated."""
 
-    def __init__(self, channels: int, planes: int, stride: int, dropout: float) -> None:
+    def __init__(
+        self, channels: int, planes: int, stride: int, dropout: float, activation: str
+    ) -> None:
         super().__init__()
+        self.activation = check_activation(activation)(inplace=True)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -30,8 +32,8 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, planes, H / stride, W / stride)."""
-        active = F.relu(self.bn1(x), inplace=True)
-        out = self.dropout(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        active = self.activation(self.bn1(x))
+        out = self.dropout(self.activation(self.bn2(self.conv1(active))))
         shortcut = x if self.convShortcut is None else self.convShortcut(active)
         total: Tensor = shortcut + self.conv2(out)
         return total
@@ -40,10 +42,18 @@ class WideBlock(nn.Module):
 class WideStage(nn.Module):
     """Blocks of one width, under the name ``layer``."""
 
-    def __init__(self, count: int, channels: int, planes: int, stride: int, dropout: float) -> None:
+    def __init__(
+        self,
+        count: int,
+        channels: int,
+        planes: int,
+        stride: int,
+        dropout: float,
+        activation: str,
+    ) -> None:
         super().__init__()
-        blocks = [WideBlock(channels, planes, stride, dropout)]
-        blocks += [WideBlock(planes, planes, 1, dropout) for _ in range(count - 1)]
+        blocks = [WideBlock(channels, planes, stride, dropout, activation)]
+        blocks += [WideBlock(planes, planes, 1, dropout, activation) for _ in range(count - 1)]
         self.layer = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,19 +71,27 @@ class WideResNet(nn.Module):
         num_classes: logits.
         channels: of the image.
         dropout: inside each block, between its convolutions.
+        activation: "relu" or "silu".
     """
 
     def __init__(
-        self, depth: int, widen: int, num_classes: int, channels: int = 3, dropout: float = 0.0
+        self,
+        depth: int,
+        widen: int,
+        num_classes: int,
+        channels: int = 3,
+        dropout: float = 0.0,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         count = (depth - 4) // 6
         w1, w2, w3 = 16 * widen, 32 * widen, 64 * widen
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.block1 = WideStage(count, 16, w1, 1, dropout)
-        self.block2 = WideStage(count, w1, w2, 2, dropout)
-        self.block3 = WideStage(count, w2, w3, 2, dropout)
+        self.block1 = WideStage(count, 16, w1, 1, dropout, activation)
+        self.block2 = WideStage(count, w1, w2, 2, dropout, activation)
+        self.block3 = WideStage(count, w2, w3, 2, dropout, activation)
         self.bn1 = nn.BatchNorm2d(w3)
+        self.activation = check_activation(activation)(inplace=True)
         self.fc = nn.Linear(w3, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -83,7 +101,7 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K)."""
         out = self.block3(self.block2(self.block1(self.conv1(x))))
-        out = F.relu(self.bn1(out), inplace=True)
+        out = self.activation(self.bn1(out))
         logits: Tensor = self.fc(out.mean(dim=(2, 3)))
         return logits
 
@@ -95,6 +113,7 @@ def wrn_28_10(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
+    activation: str = "relu",
 ) -> nn.Module:
     """WRN-28-10: 36.5 million weights.
 
@@ -104,11 +123,14 @@ def wrn_28_10(
         mean: per channel; with ``std`` puts a :class:`Normalize` layer first.
         std: per channel.
         dropout: between a block's convolutions (Zagoruyko 2016), in [0, 1).
+        activation: "relu", or "silu" as ADR takes for synthetic images (its appendix F).
 
     Raises:
         ValueError: an impossible value.
     """
-    return _wide(28, num_classes, input_shape, mean=mean, std=std, dropout=dropout)
+    channels, _, _ = check_io(num_classes, input_shape)
+    model = WideResNet(28, 10, num_classes, channels, check_dropout(dropout), activation)
+    return normalized(model, channels, mean, std)
 
 
 def wrn_34_10(
@@ -118,20 +140,24 @@ def wrn_34_10(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dropout: float = 0.0,
+    activation: str = "relu",
 ) -> nn.Module:
     """WRN-34-10, the architecture of TRADES: 46.2 million weights. See :func:`wrn_28_10`."""
-    return _wide(34, num_classes, input_shape, mean=mean, std=std, dropout=dropout)
+    channels, _, _ = check_io(num_classes, input_shape)
+    model = WideResNet(34, 10, num_classes, channels, check_dropout(dropout), activation)
+    return normalized(model, channels, mean, std)
 
 
-def _wide(
-    depth: int,
+def wrn_34_20(
     num_classes: int,
     input_shape: tuple[int, int, int],
     *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    dropout: float,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dropout: float = 0.0,
+    activation: str = "relu",
 ) -> nn.Module:
+    """WRN-34-20, of LTD's tables: 184.5 million weights. See :func:`wrn_28_10`."""
     channels, _, _ = check_io(num_classes, input_shape)
-    model = WideResNet(depth, 10, num_classes, channels, check_dropout(dropout))
+    model = WideResNet(34, 20, num_classes, channels, check_dropout(dropout), activation)
     return normalized(model, channels, mean, std)

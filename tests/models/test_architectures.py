@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from robustlabels.errors import BadValueError
 from robustlabels.models import Normalize, register_models
 from robustlabels.models._checks import check_dropout
 from robustlabels.models.preact_resnet import PreActResNet18
+from robustlabels.models.resnext import ResNeXt29
 from robustlabels.models.wide_resnet import WideResNet
 
 FACTORIES = {}
@@ -23,13 +25,19 @@ NAMES = [
     "lenet",
     "small-cnn",
     "resnet18",
+    "resnet50",
     "preactresnet18",
     "wrn-28-10",
     "wrn-34-10",
+    "wrn-34-20",
+    "wrn-50-2",
+    "resnext29",
+    "resnext50",
     "vgg16",
     "mobilenet-v2",
     "vit-tiny",
 ]
+TWINS = ("wrn-34-10", "wrn-34-20")  # of another depth or width than wrn-28-10
 
 
 def count(model: nn.Module) -> int:
@@ -61,8 +69,8 @@ def test_factories_have_explicit_parameters(name):
 @pytest.mark.parametrize(
     ("name", "shape"),
     [(n, (3, 32, 32)) for n in NAMES]
-    + [(n, (1, 28, 28)) for n in NAMES if n not in ("vgg16", "wrn-34-10")]
-    + [(n, (1, 8, 8)) for n in NAMES if n not in ("vgg16", "lenet", "wrn-34-10")]
+    + [(n, (1, 28, 28)) for n in NAMES if n not in ("vgg16", *TWINS)]
+    + [(n, (1, 8, 8)) for n in NAMES if n not in ("vgg16", "lenet", *TWINS)]
     + [("resnet18", (1, 96, 96)), ("mobilenet-v2", (2, 96, 80)), ("vit-tiny", (3, 96, 80))]
     + [("vgg16", (1, 64, 48)), ("wrn-28-10", (3, 64, 64)), ("preactresnet18", (3, 64, 64))],
 )
@@ -82,12 +90,24 @@ def test_logits_have_one_column_per_class(name, shape):
         ("preactresnet18", (3, 32, 32), 11_172_170),
         ("wrn-28-10", (3, 32, 32), 36_479_194),
         ("wrn-34-10", (3, 32, 32), 46_160_474),
+        ("wrn-34-20", (3, 32, 32), 184_531_674),
+        # kuangliu's 9,128,778 and a stem of 3x3 instead of 1x1
+        ("resnext29", (3, 32, 32), 9_128_778 + 64 * 3 * 8),
         ("vgg16", (3, 32, 32), 14_728_266),
     ],
 )
 def test_number_of_weights(name, shape, expected):
     """A wrong width or a missing layer would make results incomparable with the field's."""
     assert count(on_meta(name, shape)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("resnet50", 25_557_032), ("resnext50", 25_028_904), ("wrn-50-2", 68_883_240)],
+)
+def test_number_of_weights_on_imagenet(name, expected):
+    """As torchvision's documentation has them, with ImageNet's stem and 1,000 classes."""
+    assert count(on_meta(name, (3, 224, 224), num_classes=1000)) == expected
 
 
 def test_kuangliu_variant_has_no_final_bn():
@@ -155,15 +175,42 @@ def test_preact_shortcut_sees_the_activated_input():
     assert torch.equal(twin(x), twin.shortcut(torch.relu(twin.bn1(x))))
 
 
-@pytest.mark.parametrize("build", [lambda: WideResNet(10, 1, 2, 1), lambda: PreActResNet18(2, 1)])
-def test_in_place_operations_spare_the_input_and_the_gradient(build):
-    """An in-place ReLU on the image would corrupt the batch that the attack started from."""
-    model = build()
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize(
+    "build",
+    [partial(WideResNet, 10, 1, 2, 1), partial(PreActResNet18, 2, 1), partial(ResNeXt29, 2, 1)],
+)
+def test_in_place_operations_spare_the_input_and_the_gradient(build, activation):
+    """An in-place activation on the image would corrupt the batch that the attack started from."""
+    model = build(activation=activation)
     x = torch.randn(2, 1, 4, 4)
     before = x.clone()
     model(x).sum().backward()
     assert torch.equal(x, before)
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["preactresnet18", "wrn-28-10", "resnext29"])
+def test_silu(name):
+    """One ReLU that is left would be another network; checkpoints must not tell them apart."""
+    model, twin = on_meta(name, activation="silu"), on_meta(name)
+    kinds = [type(m) for m in model.modules() if isinstance(m, nn.ReLU | nn.SiLU)]
+    assert kinds == [nn.SiLU] * len(kinds) != []
+    assert list(model.state_dict()) == list(twin.state_dict())
+    with pytest.raises(BadValueError, match="activation must be 'relu' or 'silu', not 'gelu'"):
+        on_meta(name, activation="gelu")
+
+
+def test_activations_are_where_they_belong():
+    """With f(x) = x for activation, the network is linear: none hides in a functional call."""
+    for model in (WideResNet(10, 1, 2, 1), PreActResNet18(2, 1), ResNeXt29(2, 1)):
+        for module in model.modules():
+            if hasattr(module, "activation"):
+                module.activation = nn.Identity()
+        a, b = torch.rand(2, 1, 1, 8, 8)
+        model.double().eval()
+        middle = model((a + b).double() / 2)
+        assert torch.allclose(middle, (model(a.double()) + model(b.double())) / 2)
 
 
 def test_small_images_get_the_cifar_stem():
@@ -218,7 +265,7 @@ def test_small_cnn_learns_the_digits():
 def test_dropout_acts_in_training_only(name):
     """ALPS trains with dropout .5: an ignored parameter would pass for one that was honoured."""
     shape = (1, 32, 32) if name == "vgg16" else (1, 12, 12)
-    if name.startswith("wrn"):  # between a block's convolutions: looked at, not run
+    if name.startswith("wrn") or name.endswith("50"):  # large: looked at, not run
         model = on_meta(name, shape, dropout=0.5)
         assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.5}
         return

@@ -24,6 +24,7 @@ from robustlabels.cli import (
     new_plugin,
     plugins,
     submit,
+    teach,
     train,
 )
 from robustlabels.errors import RobustLabelsWarning, UserError
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    demo, train, evaluate, audit, leaderboard, submit, listing, plugins, new_plugin, doctor,
+    demo, train, teach, evaluate, audit, leaderboard, submit, listing, plugins, new_plugin, doctor,
 ):  # fmt: skip
     command.add_to(app)
 

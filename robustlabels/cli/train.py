@@ -11,6 +11,7 @@ import typer
 from robustlabels.cli import _show
 
 if TYPE_CHECKING:
+    from robustlabels.config import Config
     from robustlabels.training import FitResult
 
 
@@ -88,13 +89,17 @@ def train(
     for setting in settings or []:
         set_field(values, setting)
     resolved = make_config(values)
-    if out is None:
-        parts = (resolved.dataset, resolved.model.name, resolved.labels.name, resolved.trainer.name)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out = Path("runs") / f"{stamp}-{'-'.join(p.replace('/', '_') for p in parts)}"
+    start(resolved, out, resume=resume)
 
+
+def start(config: Config, out: Path | None, *, resume: bool = False) -> FitResult:
+    """Train with a progress bar, and print what came of it; ``runs/...`` where out is None."""
     from robustlabels.training import fit_config
 
+    if out is None:
+        parts = (config.dataset, config.model.name, config.labels.name, config.trainer.name)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"{stamp}-{'-'.join(p.replace('/', '_') for p in parts)}"
     with _show.progress_bars() as bars:
         task = bars.add_task("training", total=None, note="")
 
@@ -105,8 +110,9 @@ def train(
                 if bars.disable:
                     print(f"epoch {record['epoch']}: {_note(record)}", flush=True)
 
-        result = fit_config(resolved, out=out, resume=resume, progress=progress)
+        result = fit_config(config, out=out, resume=resume, progress=progress)
     _report(result)
+    return result
 
 
 def _rename(values: dict[str, Any], key: str, name: str) -> None:

@@ -40,6 +40,7 @@ def test_results_have_the_contracted_form(demo) -> None:
         assert (row["robust_accuracy"]["autoattack"] * 64).is_integer()
         assert row["robust_accuracy"]["autoattack"] <= row["clean_accuracy"]
         assert row["seconds"] > 0
+        assert row["audit"]["consistent"] == (row["audit"]["verdict"] == "consistent")
 
 
 def test_adversarial_training_helps(demo) -> None:
@@ -50,6 +51,13 @@ def test_adversarial_training_helps(demo) -> None:
     assert natural["robust_accuracy"]["autoattack"] < 0.4
     assert all(r["robust_accuracy"]["autoattack"] > 0.5 for r in trained)
     assert all(r["clean_accuracy"] > 0.9 for r in rows)
+
+
+def test_nothing_in_the_demo_is_masked(demo) -> None:
+    """All are trained honestly: an audit that cries wolf here would not be believed elsewhere."""
+    rows = json.loads((demo[0] / "results.json").read_text())["rows"]
+    assert [r["audit"] for r in rows if not r["audit"]["consistent"]] == []
+    assert demo[1].stdout.count("consistent") == len(rows)
 
 
 def test_files_and_table(demo) -> None:

@@ -53,11 +53,12 @@ def demo(
             _show.percent(row["robust_accuracy"]["autoattack"]),
             f"{row['ece']:.3f}",
             f"{row['seconds']:.1f}",
+            row["audit"]["verdict"],
         )
         for row in results["rows"]
     ]
     title = f"{results['dataset']}, Linf eps {results['eps']}, {results['n']} test images"
-    columns = ("labels", "trainer", "clean", "PGD-10", "AutoAttack", "ECE", "training s")
+    columns = ("labels", "trainer", "clean", "PGD-10", "AutoAttack", "ECE", "training s", "audit")
     _show.print_table(columns, rows, title)
     for note in results["notes"]:
         print(note)

@@ -66,7 +66,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     heads = ["clean", *(plots.NAMES.get(a, a) for a in attacks), "ECE", "training (s)"]
     lines = ["<table><thead><tr><th>labels</th><th>trainer</th>"]
     lines += [f'<th class="num">{escape(h)}</th>' for h in heads]
-    lines.append("</tr></thead><tbody>")
+    lines.append("<th>audit</th></tr></thead><tbody>")
     for row in rows:
         shares = [row["clean_accuracy"], *(row["robust_accuracy"][a] for a in attacks)]
         cells = [f"{100 * s:.1f} %" for s in shares] + [
@@ -75,7 +75,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"<tr><td>{escape(row['labels'])}</td><td>{escape(row['trainer'])}</td>")
         lines += [f'<td class="num">{cell}</td>' for cell in cells]
-        lines.append("</tr>")
+        lines.append(f"<td>{escape(row['audit']['verdict'])}</td></tr>")
     return "".join([*lines, "</tbody></table>"])
 
 

@@ -32,6 +32,7 @@ def row(labels: str, trainer: str, clean: float, pgd: float, auto: float) -> dic
         "robust_accuracy": {"pgd": pgd, "autoattack": auto},
         "ece": 0.0625,
         "seconds": 12.34,
+        "audit": {"consistent": True, "verdict": "consistent", "failed": []},
     }
 
 
@@ -158,12 +159,12 @@ def test_no_curve_is_dropped(results: dict[str, Any], tmp_path: Path) -> None:
 def test_every_figure_is_in_the_table(results: dict[str, Any], tmp_path: Path) -> None:
     """By hand: percentages with one decimal, in the rows' order."""
     found, _ = page(results, tmp_path)
-    heads = ["labels", "trainer", "clean", "PGD-10", "AutoAttack", "ECE", "training (s)"]
+    heads = ["labels", "trainer", "clean", "PGD-10", "AutoAttack", "ECE", "training (s)", "audit"]
     assert found.all("th") == heads
     assert found.all("td") == [
-        *("one-hot", "standard", "98.4 %", "3.1 %", "0.0 %", "0.062", "12.3"),
-        *("vs", "pgd-at", "93.8 %", "71.9 %", "65.6 %", "0.062", "12.3"),
-        *("adr", "pgd-at", "100.0 %", "70.3 %", "67.2 %", "0.062", "12.3"),
+        *("one-hot", "standard", "98.4 %", "3.1 %", "0.0 %", "0.062", "12.3", "consistent"),
+        *("vs", "pgd-at", "93.8 %", "71.9 %", "65.6 %", "0.062", "12.3", "consistent"),
+        *("adr", "pgd-at", "100.0 %", "70.3 %", "67.2 %", "0.062", "12.3", "consistent"),
     ]
 
 
@@ -234,7 +235,7 @@ def test_a_single_row_and_no_curve(results: dict[str, Any], tmp_path: Path) -> N
     results["curves"] = {"one-hot-standard": []}
     results["notes"] = []
     found, _ = page(results, tmp_path)
-    assert len(found.all("td")) == 7
+    assert len(found.all("td")) == 8
 
 
 def test_it_reads_what_json_gives_back(results: dict[str, Any], tmp_path: Path) -> None:

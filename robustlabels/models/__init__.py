@@ -14,6 +14,7 @@ from robustlabels.models.mlp import linear, mlp
 from robustlabels.models.normalize import Normalize
 from robustlabels.models.preact_resnet import preactresnet18
 from robustlabels.models.resnext import resnext29
+from robustlabels.models.t2t_vit import t2t_vit_14, t2t_vit_24
 from robustlabels.models.torchvision_models import (
     mobilenet_v2,
     resnet18,
@@ -45,6 +46,8 @@ MODELS = {
     "vgg16": vgg16,
     "mobilenet-v2": mobilenet_v2,
     "vit-tiny": vit_tiny,
+    "t2t-vit-14": t2t_vit_14,
+    "t2t-vit-24": t2t_vit_24,
 }
 
 

@@ -41,11 +41,11 @@ def check_io(num_classes: int, input_shape: Sequence[int], smallest: int = 1) ->
     return shape
 
 
-def check_dropout(dropout: float) -> float:
+def check_dropout(dropout: float, name: str = "dropout") -> float:
     """A share in [0, 1)."""
     number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
     if not number or not 0.0 <= dropout < 1.0:
-        raise BadValueError(f"dropout must be a number in [0, 1), not {dropout!r}")
+        raise BadValueError(f"{name} must be a number in [0, 1), not {dropout!r}")
     return float(dropout)
 
 

@@ -16,7 +16,6 @@ from robustlabels.data.checks import CHUNK
 from robustlabels.data.extra import ExtraData, of_dataset, unlabelled_npz
 from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning
 from robustlabels.factories import make_dataset
-from robustlabels.models import real_classes
 
 LABELS_FILE = "extra_labels.safetensors"
 USUAL_FRACTION = 0.5
@@ -119,7 +118,7 @@ def prepare_extra(
     main, count = batch_sizes(config)
     if config.extra_labels == "pseudo":
         if pseudo is None:
-            pseudo = pseudo_labels(teacher(), extra, data.num_classes, config.batch_size, device)
+            pseudo = pseudo_labels(teacher(), extra, config.batch_size, device)
         elif len(pseudo) != len(extra):
             raise DataError(f"{LABELS_FILE} has {len(pseudo)} labels for {len(extra)} images")
         return Extra(extra.with_labels(pseudo), mixed, main, count, pseudo)
@@ -192,20 +191,19 @@ def _digests(images: Tensor) -> Iterator[int]:
 
 @torch.no_grad()
 def pseudo_labels(
-    teacher: nn.Module, extra: ExtraData, num_classes: int, batch_size: int, device: torch.device
+    teacher: nn.Module, extra: ExtraData, batch_size: int, device: torch.device
 ) -> Tensor:
-    """The teacher's most probable of the first K classes for each image, not augmented; int64 (N,).
+    """The teacher's most probable class for each image, not augmented; int64 (N,).
 
     Args:
-        teacher: in eval mode, on the device (Carmon et al. 2019: trained naturally).
+        teacher: images -> logits (N, K), in eval mode, on the device (Carmon et al. 2019: trained
+            naturally).
         extra: the images; their own labels are not looked at.
-        num_classes: K.
         batch_size: of the teacher's passes.
         device: where to compute.
     """
-    judged = real_classes(teacher, num_classes)
     indices = torch.arange(len(extra)).split(max(batch_size, 256))
-    found = [judged(x).argmax(dim=1).cpu() for x, _ in extra.split.batches(indices, device)]
+    found = [teacher(x).argmax(dim=1).cpu() for x, _ in extra.split.batches(indices, device)]
     return torch.cat(found)
 
 

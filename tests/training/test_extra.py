@@ -314,6 +314,18 @@ def test_beside_the_batch(
             assert torch.equal(step.extra.y, y[step.extra.index])
 
 
+def test_images_beside_are_augmented_too(tiny: Any, more: Any, options: dict[str, Any]) -> None:
+    """An outlier that is known by its missing mirror images teaches nothing."""
+    options |= {"augment": {"flip": True}, "epochs": 4}
+    steps = looked(Beside(), tiny, options, extra=more[0])
+    flipped = [
+        bool((x == more[0][n].flip(2)).all())
+        for s in steps
+        for x, n in zip(s.extra.x, s.extra.index, strict=True)
+    ]
+    assert 0.3 < np.mean(flipped) < 0.7
+
+
 def test_outliers_may_have_other_classes(tiny: Any, more: Any, options: dict[str, Any]) -> None:
     """Their labels are not the data set's."""
     steps = looked(Beside(), tiny, options, extra=(more[0], torch.arange(20) + 90))

@@ -5,7 +5,9 @@ The models look at one pixel, and one thing about their gradients is wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,6 +179,14 @@ def test_every_check_fails_somewhere() -> None:
     """A check that is added must come with a model that fails it."""
     names = {check.name for check in judged(straight()).checks}
     assert names == {"steps", *set().union(*(expected for _, _, expected in MASKED.values()))}
+
+
+def test_the_page_lists_every_check() -> None:
+    """A check that docs/audit.md does not explain is a verdict without a reason."""
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    section = text[text.index("## The checks") : text.index("\n(*)")]
+    listed = re.findall(r"^\| ([^|]+?) \| [^|]+ \|$", section, re.MULTILINE)
+    assert listed[1:] == [check.name for check in judged(straight()).checks]
 
 
 def test_the_surrogates_inputs_are_what_the_transfer_check_uses() -> None:

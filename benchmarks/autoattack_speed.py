@@ -33,17 +33,15 @@ from robustlabels.loading import load_run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SUBJECTS: dict[str, dict[str, Any]] = {
-    "mlp": {"dataset": "mnist", "eps": 0.15, "images": 250, "rounds": 4, "epochs": 5},
-    "lenet": {"dataset": "mnist", "eps": 0.25, "images": 250, "rounds": 4, "epochs": 5},
-    "small-cnn": {
-        "dataset": "cifar10-jpeg75",
-        "eps": 8 / 255,
-        "images": 50,
-        "rounds": 4,
-        "epochs": 5,
-    },
+    name: dict(
+        zip(("dataset", "eps", "trained_on", "epochs", "images", "rounds"), row, strict=True)
+    )
+    for name, row in {
+        "mlp": ("mnist", 0.15, 10_000, 5, 250, 3),
+        "lenet": ("mnist", 0.25, 6_000, 5, 100, 3),
+        "small-cnn": ("cifar10-jpeg75", 8 / 255, 6_000, 4, 30, 2),
+    }.items()
 }
-TRAINED_ON = 10_000
 
 
 def trained(name: str, folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
@@ -58,7 +56,7 @@ def trained(name: str, folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
     if not (folder / name / runs.BEST).exists():
         rl.fit(
             name,
-            drawn(data.train, TRAINED_ON),
+            drawn(data.train, about["trained_on"]),
             trainer="pgd-at",
             attack={"name": "pgd", "steps": 5},
             eps=about["eps"],

@@ -32,6 +32,7 @@ from robustlabels.factories import make_dataset
 from robustlabels.loading import load_run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+FIELDS = ("dataset", "eps", "trained_on", "epochs", "images", "rounds")
 SUBJECTS: dict[str, dict[str, Any]] = {
     name: dict(
         zip(("dataset", "eps", "trained_on", "epochs", "images", "rounds"), row, strict=True)

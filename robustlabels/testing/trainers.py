@@ -68,7 +68,7 @@ class TrainerCase:
         """A run of three steps an epoch; every trainer is offered a teacher, and extra images if
         it takes them."""
         seed_everything(0)
-        model = TinyNet()
+        model = TinyNet(CLASSES + getattr(options["trainer"], "extra_outputs", 0))
         settings = {"teacher": TinyNet(), "eps": EPS, "batch_size": 16, "validation": 0}
         if getattr(options["trainer"], "takes_extra", False):
             settings |= {"extra": 1 - images()[0], "batch_size": 32}  # half of a batch

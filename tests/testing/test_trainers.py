@@ -333,3 +333,15 @@ def test_parameters_reach_the_trainer() -> None:
         AssertionError, match=r"^Weighted\(alpha=1\) breaks the rule 'is a trainer'"
     ):
         check_trainer(Weighted, alpha=1)
+
+
+class Rejecting(Good):
+    """Two classes beside the data set's, which no sample has."""
+
+    extra_outputs = 2
+
+
+def test_extra_outputs_get_their_outputs() -> None:
+    """The tiny model had as many outputs as there are classes, so that no trainer with reject
+    classes could be checked."""
+    check_trainer(Rejecting)

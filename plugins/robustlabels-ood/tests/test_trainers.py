@@ -307,5 +307,6 @@ def test_the_recipes_run(recipe: Path) -> None:
     small = {"epochs": 1, "batch_size": 24, "device": "cpu", "validation": 0, "augment": {}}
     for field in ("dataset", "data_root", "model", "extra"):
         table.pop(field)
-    result = rl.fit(MLP, data(), extra=OUTLIERS, **{**table, **small})
+    scheme = table.pop("labels")
+    result = rl.fit(MLP, data(), scheme, extra=OUTLIERS, **{**table, **small})
     assert result.config.trainer.params.items() >= full.trainer.params.items()

@@ -36,6 +36,10 @@ def evaluate(
     audit: Annotated[
         bool, typer.Option("--audit", help="Audit for gradient masking too, on these images.")
     ] = False,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="One more: a name, or a TOML table { name = ..., its parameters }."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Judge a run on its test set: clean and robust accuracy, and calibration.
@@ -61,7 +65,12 @@ def evaluate(
             device=device,
             weights=weights,
             data_root=data_root,
-            evaluations=["accuracy", "calibration", *(["audit"] if audit else [])],
+            evaluations=[
+                "accuracy",
+                "calibration",
+                *(["audit"] if audit else []),
+                *(_named(text) for text in evaluation or []),
+            ],
         )
         if processes.place()[0] != 0:
             return
@@ -160,7 +169,18 @@ def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
     _show.print_table(("attack", "accuracy", "ECE"), rows, title)
     for note in _notes(result):
         print(note)
+    for name in result["evaluations"]:
+        print(f"{name}: figures in {path}")
     print(f"written: {path}")
+
+
+def _named(text: str) -> Any:
+    """An evaluation as Python has it: a name, or a table of a name and parameters."""
+    from robustlabels.config import set_field
+
+    values: dict[str, Any] = {}
+    set_field(values, f"evaluation={text}")
+    return values["evaluation"]
 
 
 def _for_json(value: Any) -> Any:

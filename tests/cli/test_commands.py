@@ -206,6 +206,26 @@ def test_an_infinite_temperature_is_evaluated(cli: Any, train: Any) -> None:
     assert (labels["name"], labels["temperature"]) == ("bls", "inf")
 
 
+def test_evaluate_more(cli: Any, run: Path) -> None:
+    """Evaluations of plugins, and their parameters, could be had from Python alone."""
+    arguments = ("evaluate", "run", "--n", "20", "--attacks", "", "--evaluation")
+    ran = cli(*arguments, '{ name = "calibration", bins = 1 }')
+    assert (ran.code, ran.err) == (0, "")
+    assert "calibration-2: figures in run/evaluation.json" in ran.out
+    found = json.loads((run / "evaluation.json").read_text())
+    assert list(found["evaluations"]) == ["calibration-2"]
+    assert 0 < found["evaluations"]["calibration-2"]["clean"] < 1
+    wrong = (
+        ("calibratoin", "did you mean 'calibration'?"),
+        ("{ bins = 1 }", "a table needs a 'name'"),
+        ("{ name = 'calibration', bins = 0 }", "bins must be an integer of at least 1, not 0"),
+    )
+    for given, message in wrong:
+        ran = cli(*arguments, given, "--out", "e.json")
+        assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+        assert message in ran.err
+
+
 def test_evaluate_elsewhere(cli: Any, run: Path, disk: Any) -> None:
     """--out leaves the run alone."""
     before = disk()

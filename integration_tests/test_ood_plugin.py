@@ -16,14 +16,9 @@ FOLDER = Path(__file__).parents[1] / "plugins" / "robustlabels-ood"
 ROBUSTLABELS = ("python", "-m", "robustlabels")
 QUICK = ("--dataset", "digits", "--model", "mlp", "--epochs", "10", "--device", "cpu")
 OUTLIERS = ("--extra", "noise:uniform", "--set", "extra.size=8", "--set", "extra.channels=1")
-JUDGE = """
-import json, sys
-import robustlabels as rl
-params = {"sets": [{"name": "noise:rademacher", "size": 8, "channels": 1},
-                   {"name": "noise:gaussian", "size": 8, "channels": 1}]}
-found = rl.evaluate(sys.argv[1], attacks=[], evaluations=[{"name": "ood", "params": params}])
-print(json.dumps([found["clean"]["top1"], found["evaluations"]["ood"]]))
-"""
+KINDS = ("rademacher", "gaussian")
+SETS = ", ".join(f'{{ name = "noise:{kind}", size = 8, channels = 1 }}' for kind in KINDS)
+JUDGED = ("--attacks", "", "--evaluation", f'{{ name = "ood", sets = [{SETS}] }}', "--json")
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +70,9 @@ def test_outliers_are_detected(environment: Any, name: str, given: tuple[str, ..
     all."""
     virtual = ("--labels", "vs", "--set", "labels.alpha=0.05")
     environment.run(*ROBUSTLABELS, "train", *QUICK, *virtual, *OUTLIERS, *given, "--out", name)
-    judged = environment.run("python", "-c", JUDGE, name)
-    accuracy, found = json.loads(judged.stdout)
-    assert accuracy > 0.8
+    judged = json.loads(environment.run(*ROBUSTLABELS, "evaluate", name, *JUDGED).stdout)
+    assert judged["clean"]["top1"] > 0.8
+    found = judged["evaluations"]["ood"]
     assert found["n"] == {
         "id": 360, "noise:rademacher": 2000, "noise:gaussian": 2000, "mixture": 4000
     }  # fmt: skip

@@ -25,7 +25,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", 
 RANDOM_IMAGES = "300K_random_images.npy"
 NOISES = ("gaussian", "rademacher", "uniform")
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "textures": ("dtd/dtd/images", "dtd/images", "images"),
+    "textures": ("dtd/dtd/images", "dtd/images"),
     "places365": ("val_256", "places365/val_256", "val_large", "places365"),
     "isun": ("iSUN", "iSUN_patches"),
     "lsun-crop": ("LSUN/test", "LSUN_C"),

@@ -15,7 +15,7 @@ import robustlabels as rl
 from robustlabels.data import DataSet
 
 LAYOUTS = {
-    "textures": ["dtd/dtd/images/banded", "dtd/images/banded", "images/banded"],
+    "textures": ["dtd/dtd/images/banded", "dtd/images/banded"],
     "places365": ["val_256", "places365/val_256", "places365/test_subset"],
     "isun": ["iSUN/iSUN_patches", "iSUN", "iSUN_patches"],
     "lsun-crop": ["LSUN/test", "LSUN_C/test"],

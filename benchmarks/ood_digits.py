@@ -117,8 +117,9 @@ def main() -> None:
         for method in METHODS
     }
     if args.out is not None:
-        found = {"epochs": EPOCHS, "versions": versions(), "runs": results}
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        found = json.dumps({"epochs": EPOCHS, "versions": versions(), "runs": results})
+        found = json.dumps(json.loads(found, parse_float=lambda text: round(float(text), 5)))
+        args.out.write_text(found + "\n")
     scores = ("msp", "msp-all", "energy", "virtual")
     print("| method | accuracy |", " | ".join(scores), "|")
     print("|---|---|" + "---|" * len(scores))

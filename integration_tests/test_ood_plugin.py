@@ -85,7 +85,6 @@ def test_outliers_are_detected(environment: Any, name: str, given: tuple[str, ..
     [
         ((), "it needs outliers: --extra"),
         ((*OUTLIERS, "--set", "trainer.outlier_labels=vs1"), "needs virtual classes: --labels vs"),
-        (("--extra", "noise:uniform"), "images (3, 32, 32)"),
     ],
 )
 def test_mistakes(environment: Any, given: tuple[str, ...], message: str) -> None:

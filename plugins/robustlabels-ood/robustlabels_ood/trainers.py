@@ -155,10 +155,12 @@ class RejectClasses(_WithOutliers):
         assert outliers is not None  # or the setup above had raised
         if not outliers.labelled:
             raise BadValueError(f"assign=own: the outliers {outliers.name!r} have no labels")
-        if (outliers.num_classes or 0) > self.reject_classes:
+        # Pseudo-labels alone have no number of classes: they are a K-class teacher's.
+        classes = outliers.num_classes or run.num_classes
+        if classes > self.reject_classes:
             raise BadValueError(
-                f"assign=own: the outliers {outliers.name!r} have {outliers.num_classes} classes, "
-                f"and there are {self.reject_classes} reject_classes"
+                f"assign=own: the outliers {outliers.name!r} have {classes} classes, and there "
+                f"are {self.reject_classes} reject_classes"
             )
 
     def _outlier_labels(self, step: Step, logits: Tensor) -> Tensor:

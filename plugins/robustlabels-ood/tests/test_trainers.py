@@ -64,7 +64,7 @@ def make_step(scheme: Any, reduction: str = "mean") -> Step:
 
 def set_up(trainer: Any, step: Step, extra: Any = None) -> None:
     """As a run with these outliers does."""
-    data = as_extra((torch.zeros(M, 1, 2, 3), torch.arange(M) % R) if extra is None else extra)
+    data = as_extra((torch.zeros(M, 1, 2, 3), torch.arange(M) % R)) if extra is None else extra
 
     def no_teacher() -> nn.Module:
         raise AssertionError("nobody should ask for one")
@@ -281,6 +281,20 @@ def test_what_a_run_must_have(trainer: Any, extra: Any, message: str) -> None:
     """Refused before the first step, not in its middle."""
     with pytest.raises(ValueError, match=message):
         rl.fit(MLP, data(), "one-hot", trainer, extra=extra, batch_size=32, **SHORT)
+
+
+def test_pseudo_labels_as_reject_classes() -> None:
+    """A teacher's labels are of the data set's K classes; with fewer reject classes an outlier
+    would be labelled as a virtual class, or the run end in its middle."""
+    taught = as_extra(torch.zeros(M, 1, 2, 3)).with_labels(torch.arange(M) % K)
+    for count in (K - 1, K):
+        step = make_step(rl.make_scheme("one-hot", K + count))
+        trainer = RejectClasses(assign="own", reject_classes=count)
+        if count < K:
+            with pytest.raises(ValueError, match="have 4 classes, and there are 3"):
+                set_up(trainer, step, taught)
+        else:
+            set_up(trainer, step, taught)
 
 
 def test_a_scheme_without_alpha() -> None:

@@ -30,6 +30,9 @@ def train(
     eps: Annotated[str | None, typer.Option(help="Radius; 8/255 is exact.")] = None,
     norm: Annotated[str | None, typer.Option(help="Linf or L2.")] = None,
     teacher: Annotated[str | None, typer.Option(help="RUN folder or checkpoint.")] = None,
+    teacher_logits: Annotated[
+        str | None, typer.Option(help="Folder of the frozen teacher's logits; made at first use.")
+    ] = None,
     extra: Annotated[str | None, typer.Option(help="Extra data, e.g. npz:PATH.")] = None,
     extra_fraction: Annotated[
         float | None, typer.Option(help="Their share of each batch; 0.5 by default.")
@@ -70,6 +73,7 @@ def train(
         "eps": eps,
         "norm": norm,
         "teacher": teacher,
+        "teacher_logits": teacher_logits,
         "extra_fraction": extra_fraction,
         "extra_labels": extra_labels,
         "extra_teacher": extra_teacher,

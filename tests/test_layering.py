@@ -36,7 +36,7 @@ ALLOWED = {
     "factories": {*BOTTOM, "plugins", "labels", "attacks", "models", "data"},
     "loading": {*BOTTOM, "runs", "config", "factories"},
     "report": {*BOTTOM, "runs", "config"},
-    "leaderboard": {"errors", "threat", "runs"},
+    "leaderboard": {"_compat", "errors", "threat", "runs"},
     "doctor": {*BOTTOM, "runs", "plugins"},
 }
 GROUND = {*BOTTOM, "processes", "threat", "plugins", "config", "runs", "factories", "loading"}

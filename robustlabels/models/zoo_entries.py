@@ -51,6 +51,8 @@ def blueprint(network: nn.Module, num_classes: int, dataset: str) -> Blueprint |
         num_classes: K.
         dataset: one of :data:`DATASETS`.
     """
+    if any(isinstance(module, nn.SiLU) for module in network.modules()):
+        return None  # RobustBench's have ReLU
     classes = f"num_classes={num_classes}"
     if dataset == "imagenet":
         if not _is_resnet18(network, stem=7):

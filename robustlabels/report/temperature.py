@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustlabels.report.plots import COLOURS, _figure, _plain, _png
+from robustlabels.report.plots import COLOURS, _figure, _png
 
-NAMES = {"loss": "loss of eq. 9, held out", "robust_accuracy": "PGD-10 accuracy, held out (%)"}
+JUDGED = {
+    "loss": ("loss of eq. 9, held out", 1),
+    "robust_accuracy": ("PGD-10 accuracy, held out (%)", 100),
+}
+NAMES = {"loss": "the loss", "robust_accuracy": "PGD-10 accuracy"}
 
 
 def temperature_figure(found: dict[str, Any]) -> bytes:
-    """The substitutes' natural accuracy, and the trials' objective, over the temperature.
+    """The substitutes' natural accuracy, the trials' loss and robust accuracy, over T.
 
     Args:
         found: what :func:`robustlabels.training.temperature.search_temperature` gives.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    figure = _figure(9.0, 3.8)
-    left, right = figure.subplots(1, 2)
+    figure = _figure(13.0, 3.8)
+    left, middle, right = figure.subplots(1, 3)
     substitutes, upper = found["substitutes"], found["upper"]
     places = [s["temperature"] for s in substitutes]
     left.plot(
@@ -41,27 +45,23 @@ def temperature_figure(found: dict[str, Any]) -> bytes:
     end = "T_max" if found["bounded"] else "none refused; the last"
     left.set_title(f"1. substitutes: {end} = {upper:g}", loc="left", fontsize=11)
 
-    objective = found["objective"]
-    scale = 100 if objective == "robust_accuracy" else 1
-    trials = found["trials"]
-    right.scatter(
-        [t["temperature"] for t in trials],
-        [scale * t[objective] for t in trials],
-        color=COLOURS["clean"],
-    )
-    best = found["best"]
-    right.scatter(
-        best["temperature"], scale * best[objective], color=COLOURS["autoattack"], zorder=3
-    )
-    right.set_ylabel(_plain(NAMES[objective]))
+    trials, best = found["trials"], found["best"]
+    for axes, (name, (label, scale)) in zip((middle, right), JUDGED.items(), strict=True):
+        for trial in (*trials, best):  # the best is drawn last, over its own dot
+            colour = COLOURS["autoattack" if trial is best else "clean"]
+            axes.scatter(trial["temperature"], scale * trial[name], color=colour)
+        axes.set_ylabel(label)
     title = f"2. {len(trials)} LTD trainings: best T = {best['temperature']:.2f}"
-    right.set_title(title, loc="left", fontsize=11)
-    for axes in (left, right):
+    middle.set_title(title, loc="left", fontsize=11)
+    right.set_title(f"(by {NAMES[found['objective']]})", loc="left", fontsize=11)
+    for axes in (left, middle, right):
         axes.set_xscale("log")
         axes.set_xlabel("the teacher's temperature T")
         axes.xaxis.set_major_locator(FixedLocator(found["temperatures"]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
+        axes.tick_params(axis="x", labelsize=8)
     left.set_xlim(0.93, 1.07 * places[-1])
-    right.set_xlim(0.93, 1.07 * upper)
+    for axes in (middle, right):
+        axes.set_xlim(0.93, 1.07 * upper)
     return _png(figure)

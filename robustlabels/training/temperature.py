@@ -8,6 +8,7 @@ the images that the teacher and they held out, never on the test set.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from robustlabels import runs
 from robustlabels.attacks import held_still
 from robustlabels.config import Config, make_config
-from robustlabels.errors import BadValueError, RunError, missing_extra
+from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError, missing_extra
 from robustlabels.loading import OPAQUE
 from robustlabels.randomness import derived_seed, preserved, seed_everything
 from robustlabels.training.api import FitResult, fit_config
@@ -169,16 +170,11 @@ def search_temperature(
 
         return fit_config(config, progress=step)
 
-    _find_upper(search, found, trained, path)
-    trials = found["trials"]
-    while len(trials) < search.trials:
-        temperature = propose(trials, found["upper"], search)
-        config = search.trial(temperature)
-        name = f"trial {len(trials) + 1} of {search.trials}, T = {temperature:g}"
-        trials.append({"temperature": temperature, **_measured(trained(config, name))})
-        better = min if OBJECTIVES[search.objective] == "minimize" else max
-        found["best"] = better(trials, key=lambda trial: trial[search.objective])
-        runs.write_json(path, found)
+    with warnings.catch_warnings():
+        # That high temperatures mask is for the one that is chosen; looking at them is the task.
+        warnings.filterwarnings("ignore", "ltd with temperature", RobustLabelsWarning)
+        _find_upper(search, found, trained, path)
+        _find_best(search, found, trained, path)
     return found
 
 
@@ -207,6 +203,24 @@ def _find_upper(
         found["accepted_above"] = floor
         if refused or temperature == search.temperatures[-1]:
             found.update(upper=temperature, bounded=refused)
+        runs.write_json(path, found)
+
+
+def _find_best(
+    search: TemperatureSearch,
+    found: dict[str, Any],
+    trained: Callable[[Config, str], FitResult],
+    path: Path,
+) -> None:
+    """Step 2: LTD trainings in the range that is left."""
+    trials = found["trials"]
+    better = min if OBJECTIVES[search.objective] == "minimize" else max
+    while len(trials) < search.trials:
+        temperature = propose(trials, found["upper"], search)
+        name = f"trial {len(trials) + 1} of {search.trials}, T = {temperature:g}"
+        result = trained(search.trial(temperature), name)
+        trials.append({"temperature": temperature, **_measured(result)})
+        found["best"] = better(trials, key=lambda trial: trial[search.objective])
         runs.write_json(path, found)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from robustlabels.errors import BadValueError, MissingExtraError, RunError
+from robustlabels.errors import BadValueError, MissingExtraError, RobustLabelsWarning, RunError
 from robustlabels.factories import make_dataset
 from robustlabels.loading import load_run
 from robustlabels.training import fit, fit_config
@@ -41,9 +42,11 @@ def test_both_steps(teacher: Path, optuna: Any, tmp_path: Path) -> None:
     """T_max is where the natural accuracy first falls below the threshold, and the paper searches
     no higher: above it, labels say nothing any more."""
     seen = []
-    found = search_temperature(
-        searching(teacher, threshold=0.2), tmp_path / "s", progress=lambda *p: seen.append(p)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RobustLabelsWarning)  # T = 40 is tried, not chosen
+        found = search_temperature(
+            searching(teacher, threshold=0.2), tmp_path / "s", progress=lambda *p: seen.append(p)
+        )
     accuracies = [s["accuracy"] for s in found["substitutes"]]
     assert all(a >= 0.2 for a in accuracies[:-1])
     assert accuracies[-1] < 0.2

@@ -51,12 +51,11 @@ def blueprint(network: nn.Module, num_classes: int, dataset: str) -> Blueprint |
         num_classes: K.
         dataset: one of :data:`DATASETS`.
     """
-    if any(isinstance(module, nn.SiLU) for module in network.modules()):
-        return None  # RobustBench's have ReLU
     classes = f"num_classes={num_classes}"
+    other = any(isinstance(module, nn.SiLU) for module in network.modules())  # they have ReLU
+    if other or (dataset == "imagenet" and not _is_resnet18(network, stem=7)):
+        return None
     if dataset == "imagenet":
-        if not _is_resnet18(network, stem=7):
-            return None
         imports = "from torchvision import models as pt_models"
         return Blueprint("ResNet-18", imports, "pt_models.resnet18", classes)
     if isinstance(network, WideResNet):

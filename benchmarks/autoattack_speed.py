@@ -38,7 +38,7 @@ SUBJECTS: dict[str, dict[str, Any]] = {
     for name, row in {
         "mlp": ("mnist", 0.15, 10_000, 5, 250, 3),
         "lenet": ("mnist", 0.25, 6_000, 5, 100, 3),
-        "small-cnn": ("cifar10-jpeg75", 8 / 255, 6_000, 4, 30, 2),
+        "small-cnn": ("cifar10-jpeg75", 8 / 255, 6_000, 4, 30, 1),
     }.items()
 }
 

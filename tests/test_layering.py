@@ -39,6 +39,7 @@ ALLOWED = {
     "report": {*BOTTOM, "runs", "config"},
     "leaderboard": {"_compat", "errors", "threat", "runs"},
     "doctor": {*BOTTOM, "runs", "plugins"},
+    "recipes": {"config", "errors"},
 }
 GROUND = {
     *BOTTOM,

@@ -49,15 +49,18 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder; runs/... by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; the options override it.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="TOML file or recipe:NAME; the options override it.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any field: labels.alpha=0.3")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train a model with a label scheme."""
-    from robustlabels.config import make_config, read_toml, set_field
+    from robustlabels.config import make_config, set_field
     from robustlabels.errors import BadValueError
+    from robustlabels.recipes import read_config
     from robustlabels.runs import RunFolder
 
     if resume and out is None:
@@ -66,7 +69,7 @@ def train(
     if resume and out is not None:
         values = RunFolder.open(out).config.model_dump(exclude_none=True)
     if config is not None:
-        values.update(read_toml(config))
+        values.update(read_config(config))
     given = {
         "dataset": dataset,
         "data_root": data_root,

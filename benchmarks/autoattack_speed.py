@@ -34,13 +34,11 @@ from robustlabels.loading import load_run
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FIELDS = ("dataset", "eps", "trained_on", "epochs", "images", "rounds")
 SUBJECTS: dict[str, dict[str, Any]] = {
-    name: dict(
-        zip(("dataset", "eps", "trained_on", "epochs", "images", "rounds"), row, strict=True)
-    )
+    name: dict(zip(FIELDS, row, strict=True))
     for name, row in {
         "mlp": ("mnist", 0.15, 10_000, 5, 250, 3),
         "lenet": ("mnist", 0.25, 6_000, 5, 100, 3),
-        "small-cnn": ("cifar10-jpeg75", 8 / 255, 6_000, 4, 30, 2),
+        "small-cnn": ("cifar10-jpeg75", 8 / 255, 6_000, 4, 30, 1),
     }.items()
 }
 

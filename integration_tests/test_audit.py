@@ -75,7 +75,7 @@ def natural(data: tuple[Images, Images]) -> nn.Module:
 @pytest.fixture(scope="module")
 def robust(data: tuple[Images, Images]) -> nn.Module:
     x, y = data[0]
-    return lenet((x[:5000], y[:5000]), 5, PGD(EPS, steps=5))
+    return lenet((x[:4000], y[:4000]), 5, PGD(EPS, steps=4))
 
 
 class Wrapped(nn.Module):
@@ -123,11 +123,10 @@ def test_quantised_inputs(data, natural: nn.Module, robust: nn.Module) -> None:
         masked(audit(Wrapped(net, lambda x: (8 * x).round() / 8), *data[1], eps=EPS))
 
 
-def test_random_noise(data, natural: nn.Module, robust: nn.Module) -> None:
+def test_random_noise(data, robust: nn.Module) -> None:
     """A model that throws dice is never consistent."""
-    for net in (natural, robust):
-        noisy = Wrapped(net, lambda x: x + 0.1 * torch.randn_like(x))
-        masked(audit(noisy, *data[1], eps=EPS), "same answer")
+    noisy = Wrapped(robust, lambda x: x + 0.1 * torch.randn_like(x))
+    masked(audit(noisy, *data[1], eps=EPS), "same answer")
 
 
 def test_label_smoothing(data) -> None:
@@ -140,10 +139,11 @@ def test_label_smoothing(data) -> None:
 
 def test_defensive_distillation(data) -> None:
     """Teacher and student at T = 100 (Papernot et al. 2016); broken by Carlini & Wagner 2016."""
-    teacher = lenet(data[0], 6, temperature=100.0)
+    x, y = (part[:6000] for part in data[0])
+    teacher = lenet((x, y), 6, temperature=100.0)
     with torch.no_grad():
-        soft = (teacher(data[0][0]) / 100).softmax(dim=1)
-    report = audit(lenet(data[0], 6, soft=soft, temperature=100.0), *data[1], eps=EPS)
+        soft = (teacher(x) / 100).softmax(dim=1)
+    report = audit(lenet((x, y), 6, soft=soft, temperature=100.0), *data[1], eps=EPS)
     masked(report, "zero gradients", "rescaled logits")
     assert report.attacks["PGD"] > report.worst + 0.3
 

@@ -56,12 +56,9 @@ def test_it_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
     subject = trained()
     whole = run(subject)
     assert 0 < whole.accuracy < whole.clean_accuracy
-    calls = 0
 
     def kill(share: float, text: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == after:
+        if len(list((tmp_path / "s").glob("*.pt"))) == after:
             raise KilledError
 
     with pytest.raises(KilledError):

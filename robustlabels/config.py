@@ -104,6 +104,7 @@ class Config(_Section):
     eps: float | str = "8/255"
     norm: Literal["Linf", "L2"] = "Linf"
     teacher: str | None = None
+    teacher_logits: str | None = None
     extra: Named | None = None
     extra_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     extra_labels: Literal["own", "pseudo"] | None = None

@@ -183,8 +183,8 @@ def _train_and_judge(contender: Contender, out: Path, seed: int) -> dict[str, An
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     notes = [
-        "Virtual classes (vs) are judged on their first K logits. AA+, AutoAttack on all K+V "
-        "logits, was left out, so the figure of vs is an upper bound.",
+        "Virtual classes (vs) are judged on their first K logits; their AutoAttack figure is what "
+        "both AutoAttack on all K+V logits with every target (AA+) and on the first K leave.",
         "A demo, not a benchmark: 8x8 digits, 12 epochs, 64 test images, on which one image is "
         "1.6 points; differences of a few points mean nothing.",
         f"The audit looked at {AUDITED} of these images; it takes 200 to see a lead of 3 points.",

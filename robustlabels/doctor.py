@@ -17,6 +17,7 @@ EXTRAS = {
     "art": ("adversarial-robustness-toolbox",),
     "robustbench": ("robustbench",),
     "vision": ("torchvision", "timm"),
+    "search": ("optuna",),
 }
 
 

@@ -24,6 +24,7 @@ ALLOWED = {
     "hookspecs": set(),
     "randomness": set(),
     "processes": set(),
+    "devices": {"errors"},
     "_compat": {"errors", "runs"},
     "labels": {"errors", "hookspecs"},
     "threat": {"errors"},
@@ -36,10 +37,21 @@ ALLOWED = {
     "factories": {*BOTTOM, "plugins", "labels", "attacks", "models", "data"},
     "loading": {*BOTTOM, "runs", "config", "factories"},
     "report": {*BOTTOM, "runs", "config"},
-    "leaderboard": {"errors", "threat", "runs"},
+    "leaderboard": {"_compat", "errors", "threat", "runs"},
     "doctor": {*BOTTOM, "runs", "plugins"},
+    "recipes": {"config", "errors"},
 }
-GROUND = {*BOTTOM, "processes", "threat", "plugins", "config", "runs", "factories", "loading"}
+GROUND = {
+    *BOTTOM,
+    "devices",
+    "processes",
+    "threat",
+    "plugins",
+    "config",
+    "runs",
+    "factories",
+    "loading",
+}
 THINGS = {"labels", "attacks", "models", "data"}
 ALLOWED["evaluation"] = GROUND | THINGS
 ALLOWED["training"] = GROUND | THINGS | {"__version__"}
@@ -203,7 +215,7 @@ def test_no_file_is_long() -> None:
         "from robustlabels.cli import main; run('--version')",
         "from robustlabels.cli import main; [run(c, '--help') for c in "
         "('demo', 'train', 'evaluate', 'audit', 'leaderboard', 'submit', 'list', 'plugins', "
-        "'new-plugin', 'doctor')]",
+        "'new-plugin', 'teach', 'temperature', 'doctor')]",
         "from robustlabels.cli import main; run('list', 'bogus'); run('trian')",
         "from robustlabels.cli import main; run('leaderboard')",
     ],

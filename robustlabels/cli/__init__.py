@@ -25,6 +25,7 @@ from robustlabels.cli import (
     plugins,
     submit,
     teach,
+    temperature,
     train,
 )
 from robustlabels.errors import RobustLabelsWarning, UserError
@@ -42,7 +43,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    demo, train, teach, evaluate, audit, leaderboard, submit, listing, plugins, new_plugin, doctor,
+    demo, train, teach, temperature, evaluate, audit,
+    leaderboard, submit, listing, plugins, new_plugin, doctor,
 ):  # fmt: skip
     command.add_to(app)
 

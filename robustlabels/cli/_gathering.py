@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustlabels.devices import named_device
 from robustlabels.errors import BadValueError, RunError, UserError
 from robustlabels.factories import make_dataset
 from robustlabels.leaderboard import read_snapshot
@@ -42,7 +43,7 @@ def gather(
         RuntimeError: there is no such evaluation.
     """
     attached = None if code is None else attached_code(code)
-    there = _device(device)
+    there = named_device(device)
     missing: dict[str, str] = {}
 
     def attempt(part: str, make: Callable[[], Part]) -> Part | None:
@@ -172,14 +173,3 @@ def _tensor(path: Path, submission: Submission) -> Tensor:
     if not isinstance(found, Tensor):
         raise RunError(f"{path} holds neither a tensor nor one of the name of its attack")
     return found
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise BadValueError(f"device {name!r} is not available: {why}") from None

@@ -33,15 +33,18 @@ def teach(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder; runs/... by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; the options override it.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="TOML file or recipe:NAME; the options override it.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any field: optimizer.lr=0.05")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train a natural teacher, by the recipe of LTD's appendix A."""
-    from robustlabels.config import make_config, read_toml, set_field
+    from robustlabels.config import make_config, set_field
     from robustlabels.errors import BadValueError
+    from robustlabels.recipes import read_config
     from robustlabels.runs import RunFolder
 
     values: dict[str, Any] = dict(RECIPE)
@@ -50,7 +53,7 @@ def teach(
             raise BadValueError("--resume needs --out, the run to go on with")
         values = RunFolder.open(out).config.model_dump(exclude_none=True)
     if config is not None:
-        values.update(read_toml(config))
+        values.update(read_config(config))
     given = {
         "dataset": dataset,
         "data_root": data_root,

@@ -30,6 +30,9 @@ def train(
     eps: Annotated[str | None, typer.Option(help="Radius; 8/255 is exact.")] = None,
     norm: Annotated[str | None, typer.Option(help="Linf or L2.")] = None,
     teacher: Annotated[str | None, typer.Option(help="RUN folder or checkpoint.")] = None,
+    teacher_logits: Annotated[
+        str | None, typer.Option(help="Folder of the frozen teacher's logits; made at first use.")
+    ] = None,
     extra: Annotated[str | None, typer.Option(help="Extra data, e.g. npz:PATH.")] = None,
     extra_fraction: Annotated[
         float | None, typer.Option(help="Their share of each batch; 0.5 by default.")
@@ -46,15 +49,18 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     out: Annotated[Path | None, typer.Option(help="RUN folder; runs/... by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; the options override it.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="TOML file or recipe:NAME; the options override it.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any field: labels.alpha=0.3")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train a model with a label scheme."""
-    from robustlabels.config import make_config, read_toml, set_field
+    from robustlabels.config import make_config, set_field
     from robustlabels.errors import BadValueError
+    from robustlabels.recipes import read_config
     from robustlabels.runs import RunFolder
 
     if resume and out is None:
@@ -63,13 +69,14 @@ def train(
     if resume and out is not None:
         values = RunFolder.open(out).config.model_dump(exclude_none=True)
     if config is not None:
-        values.update(read_toml(config))
+        values.update(read_config(config))
     given = {
         "dataset": dataset,
         "data_root": data_root,
         "eps": eps,
         "norm": norm,
         "teacher": teacher,
+        "teacher_logits": teacher_logits,
         "extra_fraction": extra_fraction,
         "extra_labels": extra_labels,
         "extra_teacher": extra_teacher,

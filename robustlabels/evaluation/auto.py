@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ from torch import Tensor, nn
 
 from robustlabels.attacks.base import held_still
 from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_size
+from robustlabels.devices import on_device
 from robustlabels.errors import BadValueError
-from robustlabels.evaluation.accuracy import device_of, share
+from robustlabels.evaluation.accuracy import share
 from robustlabels.evaluation.auto_run import AutoRun, Progress, Verdicts
 from robustlabels.evaluation.auto_state import VerdictState, fingerprint
 from robustlabels.evaluation.checks import (
@@ -78,7 +77,7 @@ def autoattack(
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise BadValueError(f"batch_size must be 'auto' or at least 1, not {batch_size!r}")
     official = AutoAttack(radius, norm, version, seed, size)
-    with _on(model, device):
+    with on_device(model, device):
         check_mode(model, x)
         with held_still(model):
             outputs = check_classifier(model, x, num_classes or 2)
@@ -147,15 +146,3 @@ def _official(
         flags=found.flags,
         seconds=found.seconds,
     )
-
-
-@contextmanager
-def _on(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
-    before = device_of(model, torch.empty(0))
-    if device is not None:
-        model.to(device)
-    try:
-        yield
-    finally:
-        if device is not None:
-            model.to(before)

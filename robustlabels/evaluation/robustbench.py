@@ -20,6 +20,7 @@ from robustlabels._compat.robustbench_corruptions import corruptions_evaluation,
 from robustlabels._compat.robustbench_package import robustbench
 from robustlabels._compat.robustbench_zoo import ZooModel
 from robustlabels._compat.substitution import substituted
+from robustlabels.devices import named_device
 from robustlabels.errors import BadValueError, DataError, nearest
 from robustlabels.randomness import preserved
 from robustlabels.threat import parse_eps
@@ -145,7 +146,7 @@ def benchmark(
             model_name=model_name,
             data_dir=str(data_dir),
             corruptions_data_dir=corruptions_data_dir and str(corruptions_data_dir),
-            device=_device(device),
+            device=named_device("cpu" if device is None else device),
             batch_size=batch_size,
             eps=None if eps is None else parse_eps(eps, threat_model),
             log_path=log_path,
@@ -199,17 +200,6 @@ def _check_to_disk(to_disk: bool, model_name: str | None, compared: bool) -> Non
             "to_disk: RobustBench writes the error relative to AlexNet's, which are not in "
             "model_info below the working folder (its repository has them, for ImageNet)"
         )
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """As an object: of a string, RobustBench raises NotImplementedError."""
-    try:
-        wanted = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise BadValueError(f"device {device!r} is not available: {why}") from None
-    return wanted
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from robustlabels import factories
 from robustlabels.attacks.base import Attack, held_still
 from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_size
 from robustlabels.data import DataSet, as_dataset
+from robustlabels.devices import named_device, on_device
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import Progress, device_of
 from robustlabels.evaluation.checks import check_classifier, check_input_range
@@ -121,8 +121,8 @@ def evaluate(
     norm = check_norm("Linf" if norm is None else norm)
     radius = parse_eps("8/255" if eps is None else eps, norm)
     dataset, stated = _dataset(data, scheme, num_classes, data_root)
-    there = _device(device)
-    indices, x, y = _images(dataset, n, seed, there or device_of(model, torch.empty(0)))
+    there = None if device is None else named_device(device)
+    indices, x, y = drawn_images(dataset, n, seed, there or device_of(model, torch.empty(0)))
     size = default_batch_size(x) if batch_size is None else batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise BadValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
@@ -131,7 +131,7 @@ def evaluate(
         if isinstance(plan.attack, AutoAttack):
             plan.attack.check(x, dataset.num_classes)
     measures = plan_evaluations(evaluations)
-    with _on(model, there), held_still(model):
+    with on_device(model, there), held_still(model):
         outputs = check_classifier(model, x, dataset.num_classes, size)
         if outputs > dataset.num_classes and not stated:
             raise BadValueError(
@@ -203,7 +203,7 @@ def _dataset(
     return dataset, given is not None or bool(dataset.classes)
 
 
-def _images(
+def drawn_images(
     dataset: DataSet, n: int | None, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Indices, images and labels, on the CPU, in the split's order."""
@@ -225,30 +225,3 @@ def _images(
         torch.cat([x.cpu() for x, _ in batches]),
         torch.cat([y.cpu() for _, y in batches]),
     )
-
-
-def _device(device: str | torch.device | None) -> torch.device | None:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device is None:
-        return None
-    try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise BadValueError(f"device {device!r} is not available: {why}") from None
-    return wanted
-
-
-@contextmanager
-def _on(model: nn.Module, device: torch.device | None) -> Iterator[None]:
-    """The model on a device for a while."""
-    before = device_of(model, torch.empty(0))
-    try:
-        if device is not None:
-            model.to(device)
-        yield
-    finally:
-        if device is not None:
-            model.to(before)

@@ -95,7 +95,7 @@ def _soft_split(x: Tensor, split: tuple[int, int, int]) -> Tensor:
 
 def _grid(tokens: Tensor, sides: Sequence[int]) -> Tensor:
     """(N, tokens, C) -> (N, C, H, W)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *sides)
+    return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[-1], *sides)
 
 
 class T2TViT(nn.Module):

@@ -52,9 +52,10 @@ def blueprint(network: nn.Module, num_classes: int, dataset: str) -> Blueprint |
         dataset: one of :data:`DATASETS`.
     """
     classes = f"num_classes={num_classes}"
+    other = any(isinstance(module, nn.SiLU) for module in network.modules())  # they have ReLU
+    if other or (dataset == "imagenet" and not _is_resnet18(network, stem=7)):
+        return None
     if dataset == "imagenet":
-        if not _is_resnet18(network, stem=7):
-            return None
         imports = "from torchvision import models as pt_models"
         return Blueprint("ResNet-18", imports, "pt_models.resnet18", classes)
     if isinstance(network, WideResNet):

@@ -15,6 +15,7 @@ from robustlabels.attacks import Attack, as_attack
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, Split
 from robustlabels.data.extra import ExtraData
+from robustlabels.devices import named_device
 from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError
 from robustlabels.factories import (
     check_trainer,
@@ -98,7 +99,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     Raises:
         ValueError, KeyError: something is unknown, impossible or doesn't fit.
     """
-    device = _device(config.device)
+    device = named_device(config.device)
     data = _data(config, given, num_classes)
     split = data.train_split()
     if given.trainer is None:
@@ -333,16 +334,3 @@ def _hold_out(n: int, config: Config, chosen: Tensor | None) -> tuple[Tensor, Te
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "validation"))
     order = torch.randperm(n, generator=generator)
     return order[count:].sort().values, order[:count].sort().values
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadValueError(
-            f"device {name!r} is not available: {' '.join(str(error).split())[:120]}"
-        ) from None
-    return device

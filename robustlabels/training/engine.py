@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from robustlabels.attacks import PGD, Attack
 from robustlabels.config import Config
 from robustlabels.data import Split
-from robustlabels.errors import TrainingError
+from robustlabels.errors import BadValueError, TrainingError
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.batching import Batches
 from robustlabels.training.extra import Extra
 from robustlabels.training.keeping import Keeper, Outcome, Record, Weights, named_accuracy
+from robustlabels.training.logit_cache import CachedTeacher
 from robustlabels.training.optimizers import make_optimizer
 from robustlabels.training.stepping import Stepper, Sums
 from robustlabels.training.validation import Accuracy, validate
@@ -89,6 +91,8 @@ class Engine:
         )
         self.steps_per_epoch = self._batches.per_epoch
         self.total_steps = self.steps_per_epoch * config.epochs
+        if config.teacher_logits is not None:
+            self.teacher = self._cached(Path(config.teacher_logits))
         self.done = 0
         self.history: list[Record] = []
         self.best: Record | None = None
@@ -188,6 +192,22 @@ class Engine:
         sums = state["sums"]
         on_device = {name: sums[name].to(self.device) for name in ("loss", "correct")}
         self._stepper.sums = Sums(**{**sums, **on_device})
+
+    def _cached(self, folder: Path) -> CachedTeacher:
+        """The teacher, asked only for logits that the folder lacks."""
+        if self.teacher is None:
+            raise BadValueError(
+                f"teacher_logits: {self.config.labels.name} labels have no frozen teacher"
+            )
+        computed = f"{self.device.type}, {self.config.precision}"
+        return CachedTeacher(
+            self.teacher,
+            folder,
+            self.total_steps,
+            self.config.batch_size,
+            self.num_classes,
+            computed,
+        )
 
     def _end_epoch(self, keeper: Keeper) -> str | None:
         """Record, validate, keep the best, save. Returns a reason to stop, or None."""

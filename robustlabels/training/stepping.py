@@ -15,6 +15,7 @@ from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.augmentation import augment
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.batching import Batch
+from robustlabels.training.logit_cache import CachedTeacher
 from robustlabels.training.optimizers import rate_factor, set_rate, trained
 from robustlabels.training.perturbation import WeightPerturbation
 from robustlabels.training.step import Step
@@ -98,6 +99,8 @@ class Stepper:
         seed_everything(derived_seed(config.seed, "step", done))
         self._generator.manual_seed(derived_seed(config.seed, "augment", done))
         batch = batch.mapped(self._augmented)
+        if isinstance(self.teacher, CachedTeacher):
+            self.teacher.begin(done)
         if self.sets_rate:
             factor = rate_factor(config.schedule, done, self.total_steps, config.epochs)
             set_rate(self.optimizer, config.optimizer.learning_rate * factor)

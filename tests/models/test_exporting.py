@@ -188,6 +188,11 @@ def zoo_names(zoo: Any) -> list[Any]:
     [
         (lambda c: rl.make_model("vgg16", 10, (3, 32, 32)), {}, "no architecture like this"),
         (
+            lambda c: rl.make_model("preactresnet18", 10, (3, 32, 32), activation="silu"),
+            {},
+            "no architecture like this",
+        ),
+        (
             lambda c: rl.make_model("preactresnet18", 10, (3, 32, 32)),
             {"code": "Net"},
             "the weights don't fit Net",

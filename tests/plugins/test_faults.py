@@ -217,12 +217,12 @@ def test_a_fault_of_ours_is_still_a_traceback(
     installed: Any, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With plugins installed but not used, nobody else is to blame."""
-    from robustlabels.training.engine import Engine
+    from robustlabels.training.stepping import Stepper
 
     def broken(*_: Any) -> None:
         raise RuntimeError("ours")
 
     installed.add("acme-things", GOOD)
-    monkeypatch.setattr(Engine, "_step", broken)
+    monkeypatch.setattr(Stepper, "take", broken)
     with pytest.raises(RuntimeError, match="ours"):
         main(shlex.split("train --model linear --epochs 1 --out run"))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robustlabels import runs
+from robustlabels.devices import named_device, on_device
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import Progress
 from robustlabels.evaluation.auditing.run import audit
-from robustlabels.evaluation.run import _device, _images, _on
+from robustlabels.evaluation.run import drawn_images
 from robustlabels.factories import make_dataset
-from robustlabels.loading import OPAQUE, load_run
+from robustlabels.labels.distillation import MASKING_TEMPERATURE, LowTemperatureDistillation
+from robustlabels.loading import OPAQUE, LoadedRun, load_run
 
 IMAGES = 200
 
@@ -58,10 +58,10 @@ def audit_run(
             f"{path}: its data were given from Python; call robustlabels.evaluation.audit with them"
         )
     data = make_dataset(config.dataset, data_root or config.data_root, **config.data)
-    there = _device(device) or torch.device("cpu")
+    there = named_device(device)
     count = min(IMAGES, len(data.test_split())) if n is None else n
-    indices, x, y = _images(data, count, seed, there)
-    with _on(loaded.model, there):
+    indices, x, y = drawn_images(data, count, seed, there)
+    with on_device(loaded.model, there):
         report = audit(
             loaded.model,
             x,
@@ -78,8 +78,21 @@ def audit_run(
         "weights": weights,
         "weights_sha256": runs.sha256(loaded.path),
         "dataset": data.name,
-        "note": data.note,
+        "note": "; ".join(note for note in (data.note, _temperature(loaded)) if note),
         "indices": indices.tolist(),
         "device": str(there),
         "versions": runs.versions(),
     }
+
+
+def _temperature(loaded: LoadedRun) -> str:
+    """What the LTD paper says of labels as soft as the run's."""
+    scheme = getattr(loaded.scheme, "inner", loaded.scheme)
+    if not isinstance(scheme, LowTemperatureDistillation):
+        return ""
+    if scheme.temperature < MASKING_TEMPERATURE:
+        return ""
+    return (
+        f"trained on ltd at T = {scheme.temperature:g}: in its paper's table 4 AutoAttack leaves "
+        "nothing at 15 and above (CIFAR-10), so do not trust PGD's figure"
+    )

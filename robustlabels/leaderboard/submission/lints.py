@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-from robustlabels.errors import UserError
+from robustlabels._compat.robustbench_images import imagenet_images
+from robustlabels.errors import MissingExtraError, UserError
 from robustlabels.leaderboard.comparing import compare
 from robustlabels.leaderboard.snapshot import read_snapshot
 from robustlabels.leaderboard.submission.adversarial import AGAIN, adversarial_images
@@ -102,11 +101,10 @@ def _imagenet_files(files: set[str], number: int) -> Iterator[Finding]:
 
 def imagenet_list() -> set[str] | None:
     """RobustBench's ImageNet images, "SYNSET/NAME.JPEG"; None where it is not installed."""
-    spec = importlib.util.find_spec("robustbench")  # it is found, not imported
-    if spec is None or spec.origin is None:
+    try:
+        return set(imagenet_images())
+    except MissingExtraError:
         return None
-    path = Path(spec.origin).parent / "helper_files" / "imagenet_test_image_ids.txt"
-    return set(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
 def _figures(submission: Submission, figures: Figures) -> Iterator[Finding]:

@@ -56,6 +56,17 @@ CONTENDERS = (
     # Twelve epochs are far from ADR's 200: the teacher must follow faster, and be sharper.
     Contender({"name": "adr", "temperature": (1.0, 0.5), "ema_decay": 0.9}, "pgd-at"),
 )
+COLUMNS = (
+    "labels",
+    "trainer",
+    "clean_accuracy",
+    "robust_accuracy",
+    "ece",
+    "audit",
+    "seconds",
+)
+SHARES = {"train": (0.0, 0.3), "attack": (0.3, 0.87), "audit": (0.87, 1.0)}
+"""Of a contender's time, about."""
 Progress = Callable[[str, float, str], None]
 
 
@@ -73,30 +84,37 @@ def run_demo(out: Path, seed: int, progress: Progress) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     news: Any = context.Queue()
     workers = min(WORKERS, os.cpu_count() or 1)
-    rows: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {c.name: {} for c in CONTENDERS}
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(news,)
     ) as pool:
-        # Adversarial training takes longest, so natural training comes last.
-        order = sorted(CONTENDERS, key=lambda c: c.trainer == "standard")
-        futures = {pool.submit(_train_and_judge, c, out / "runs" / c.name, seed): c for c in order}
-        while not all(f.done() for f in futures):
+
+        def begin(contender: Contender, stage: int) -> concurrent.futures.Future[dict[str, Any]]:
+            run = out / "runs" / contender.name
+            return pool.submit(STAGES[stage], contender, run, seed)
+
+        # Stage by stage, so that both workers have something to do until the end.
+        under_way = {begin(c, 0): (c, 0) for c in CONTENDERS}
+        while under_way:
             _forward(news, progress)
+            for future in [f for f in under_way if f.done()]:
+                contender, stage = under_way.pop(future)
+                found[contender.name] |= future.result()
+                if stage + 1 < len(STAGES):
+                    under_way[begin(contender, stage + 1)] = (contender, stage + 1)
         _forward(news, progress)
-        for future, contender in futures.items():
-            rows[contender.name] = future.result()
-    ordered = [rows[c.name] for c in CONTENDERS]
+    rows = list(found.values())
     return {
-        "rows": [row["row"] for row in ordered],
+        "rows": [{name: row[name] for name in COLUMNS} for row in rows],
         "dataset": "digits",
         "eps": EPS,
         "norm": "Linf",
-        "n": ordered[0]["n"],
+        "n": rows[0]["n"],
         "seed": seed,
         "epochs": EPOCHS,
-        "notes": _notes(ordered),
-        "curves": {c.name: row["curve"] for c, row in zip(CONTENDERS, ordered, strict=True)},
-        "versions": ordered[0]["versions"],
+        "notes": _notes(rows),
+        "curves": {name: row["curve"] for name, row in found.items()},
+        "versions": rows[0]["versions"],
     }
 
 
@@ -119,55 +137,28 @@ def _forward(news: Any, progress: Progress) -> None:
         return
 
 
-def _train_and_judge(contender: Contender, out: Path, seed: int) -> dict[str, Any]:
-    """In a worker: one contender, from random weights to its row."""
-    from robustlabels.evaluation import evaluate
+def _train(contender: Contender, run: Path, seed: int) -> dict[str, Any]:
+    """In a worker: from random weights to a RUN."""
     from robustlabels.training import fit
 
     started = time.perf_counter()
-    share = 0.3 if contender.trainer != "standard" else 0.1
 
-    def training(done: int, total: int, record: dict[str, Any] | None) -> None:
+    def tell(done: int, total: int, record: dict[str, Any] | None) -> None:
         if record is not None:
-            _NEWS.put((contender.name, share * done / total, f"epoch {record['epoch']}"))
-
-    def judging(done: float, text: str) -> None:
-        _NEWS.put((contender.name, share + (1 - share) * done, text))
+            _tell(contender, "train", done / total, f"epoch {record['epoch']}")
 
     trained = fit(
         scheme=contender.labels,
         trainer=contender.trainer,
         seed=seed,
-        out=out,
-        progress=training,
+        out=run,
+        progress=tell,
         **SETTINGS,
     )
-    seconds = time.perf_counter() - started
-    judged = evaluate(
-        trained.model,
-        "digits",
-        attacks=["pgd", "autoattack"],
-        eps=EPS,
-        n=TEST_IMAGES,
-        seed=seed,
-        scheme=trained.scheme,
-        evaluations=["accuracy", "calibration", {"name": "audit", "n": AUDITED}],
-        progress=judging,
-    )
-    _NEWS.put((contender.name, 1.0, "done"))
     return {
-        "row": {
-            "labels": contender.labels["name"],
-            "trainer": contender.trainer,
-            "clean_accuracy": judged["clean"]["top1"],
-            "robust_accuracy": {
-                name: found["robust_accuracy"] for name, found in judged["attacks"].items()
-            },
-            "ece": judged["ece"]["clean"],
-            "audit": {key: judged["audit"][key] for key in ("consistent", "verdict", "failed")},
-            "seconds": round(seconds, 2),
-        },
-        "n": judged["n"],
+        "labels": contender.labels["name"],
+        "trainer": contender.trainer,
+        "seconds": round(time.perf_counter() - started, 2),
         "curve": [
             {
                 "epoch": record["epoch"],
@@ -176,20 +167,71 @@ def _train_and_judge(contender: Contender, out: Path, seed: int) -> dict[str, An
             }
             for record in trained.history
         ],
+    }
+
+
+def _attack(contender: Contender, run: Path, seed: int) -> dict[str, Any]:
+    """In a worker: how accurate a RUN's model is, and what the attacks leave of that."""
+    judged = _judged(
+        contender, run, seed, "attack", ["pgd", "autoattack"], ["accuracy", "calibration"]
+    )
+    return {
+        "clean_accuracy": judged["clean"]["top1"],
+        "robust_accuracy": {
+            name: figures["robust_accuracy"] for name, figures in judged["attacks"].items()
+        },
+        "ece": judged["ece"]["clean"],
+        "n": judged["n"],
         "flags": judged["attacks"]["autoattack"].get("flags", []),
         "versions": judged["versions"],
     }
 
 
+def _audit(contender: Contender, run: Path, seed: int) -> dict[str, Any]:
+    """In a worker: a short audit of a RUN's model."""
+    found = _judged(contender, run, seed, "audit", [], [{"name": "audit", "n": AUDITED}])["audit"]
+    return {"audit": {key: found[key] for key in ("consistent", "verdict", "failed")}}
+
+
+STAGES = (_train, _attack, _audit)
+
+
+def _judged(
+    contender: Contender, run: Path, seed: int, stage: str, attacks: list[Any], evaluations: Any
+) -> dict[str, Any]:
+    from robustlabels.evaluation import evaluate
+    from robustlabels.loading import load_run
+    from robustlabels.models import real_classes
+
+    loaded = load_run(run)
+    return evaluate(
+        real_classes(loaded.model, loaded.scheme),
+        "digits",
+        attacks=attacks,
+        eps=EPS,
+        n=TEST_IMAGES,
+        seed=seed,
+        evaluations=evaluations,
+        progress=lambda done, text: _tell(contender, stage, done, text),
+    )
+
+
+def _tell(contender: Contender, stage: str, done: float, text: str) -> None:
+    begin, end = SHARES[stage]
+    finished = end == 1 and done == 1
+    _NEWS.put((contender.name, begin + (end - begin) * done, "done" if finished else text))
+
+
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     notes = [
-        "Virtual classes (vs) are judged on their first K logits; their AutoAttack figure is what "
-        "both AutoAttack on all K+V logits with every target (AA+) and on the first K leave.",
-        "A demo, not a benchmark: 8x8 digits, 12 epochs, 64 test images, on which one image is "
-        "1.6 points; differences of a few points mean nothing.",
+        "Virtual classes (vs) are judged on their first K logits; AutoAttack on all K+V logits "
+        "with every target (AA+) was left out here: robustlabels evaluate has it.",
+        f"A demo, not a benchmark: 8x8 digits, {EPOCHS} epochs, {TEST_IMAGES} test images, on "
+        f"which one image is {100 / TEST_IMAGES:.1f} points; differences of a few points mean "
+        "nothing.",
         f"The audit looked at {AUDITED} of these images; it takes 200 to see a lead of 3 points.",
     ]
     for row in rows:
         for flag in row["flags"]:
-            notes.append(f"{row['row']['labels']}, {row['row']['trainer']}: AutoAttack: {flag}")
+            notes.append(f"{row['labels']}, {row['trainer']}: AutoAttack: {flag}")
     return notes

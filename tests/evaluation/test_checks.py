@@ -1,6 +1,10 @@
 """Without these, a robustness figure would be made of inputs that no eps fits, or of a model whose
 outputs mislead every attack, and nobody would be told."""
 
+import cProfile
+import pstats
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -152,3 +156,20 @@ class Optimising(nn.Module):
 def test_a_forward_pass_that_optimises_is_found_out():
     assert optimises(Optimising(), X)
     assert not optimises(model(), X)
+
+
+def test_looking_for_one_leaves_a_profiler_alone():
+    """``python -m cProfile`` of an evaluation would end in a TypeError, or lose what follows."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    before = sys.getprofile()  # the profiler itself up to Python 3.11
+    try:
+        found = optimises(Optimising(), X)
+        after = sys.getprofile()
+        model()(X)
+    finally:
+        profiler.disable()
+    assert found
+    assert after is before
+    seen = {function[2] for function in pstats.Stats(profiler).stats}
+    assert "_wrapped_call_impl" in seen

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustlabels.attacks.base import held_still, input_gradient
 from robustlabels.errors import BadValueError
@@ -92,15 +93,15 @@ class PGD:
             return x.clone()
         begin = self._begin(x) if start is None else self._project(start.detach() - x, x)
         starts = [begin, *(self._begin(x) for _ in range(self.restarts - 1))]
-        count = self._parts(x)
+        count = self._parts(model, x)
         with held_still(model, self.mode), torch.enable_grad():
             parts = zip(*(t.tensor_split(count) for t in (x, y, *starts)), strict=True)
             found = [self._attacked(model, *part) for part in parts]
         return found[0] if count == 1 else torch.cat(found)
 
-    def _parts(self, x: Tensor) -> int:
+    def _parts(self, model: nn.Module, x: Tensor) -> int:
         """How many parts of the batch are attacked one after the other: on a CPU, small ones."""
-        if x.device.type != "cpu" or self.mode != "eval":  # in train mode samples share statistics
+        if x.device.type != "cpu" or self.mode != "eval" or _mixes_samples(model):
             return 1
         images = max(_CPU_NUMBERS // max(x[0].numel(), 1), _CPU_FEWEST * torch.get_num_threads())
         return max(1, round(len(x) / images))
@@ -176,6 +177,11 @@ class PGD:
         else:
             delta = delta * (self.eps / _norms(delta)).clamp(max=1.0)
         return (x + delta).clamp_(0, 1)
+
+
+def _mixes_samples(model: nn.Module) -> bool:
+    """Whether a batch norm takes the batch's statistics in eval mode too."""
+    return any(isinstance(m, _BatchNorm) and m.running_mean is None for m in model.modules())
 
 
 def _norms(t: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def fit_config(
     given = given or Given()
     if resume and out is not None:
         given.resumed, given.pseudo_labels = processes.first_only(lambda: so_far(out))
-    with preserved(), _determinism(config.deterministic):
+    with processes.leaving_at_once(), preserved(), _determinism(config.deterministic):
         assembly = assemble(config, given, num_classes)
         learners = {"trainer": assembly.engine.trainer, "scheme": assembly.engine.scheme}
         check_shareable(assembly.config, assembly.facts, learners)

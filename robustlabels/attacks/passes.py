@@ -19,7 +19,7 @@ def parts_for(model: nn.Module, x: Tensor) -> int:
     """In how many passes a batch is fastest: small ones on a CPU, where samples are independent.
 
     Args:
-        model: in eval mode; a batch norm that takes the batch's statistics there too needs it whole.
+        model: in eval mode; a batch norm without running statistics needs the batch whole.
         x: (N, C, H, W).
     """
     mixed = (isinstance(m, _BatchNorm) and m.running_mean is None for m in model.modules())

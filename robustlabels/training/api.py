@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -331,6 +332,8 @@ def _determinism(wanted: bool) -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     try:
         if wanted:
+            # Older versions of torch refuse a GPU's first product of matrices without it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         yield

@@ -121,7 +121,7 @@ class _How:
         if beside.state == UNFINISHED:
             lines.append(["train", "--resume", "--out", out])
         if beside.state in (NOT_MEASURED, UNFINISHED, NOT_JUDGED):
-            names, tables = self._attacks()
+            names, tables = self._attacks(beside.row)
             attacks = ["--attacks", ",".join(names)]
             attacks += [word for t in tables for word in ("--attack", t)]
             eps = ["--eps", str(self.table.eps)] if self.table.eps is not None else []
@@ -149,7 +149,7 @@ class _How:
             )
         elif beside.state == UNFINISHED:  # as it was begun
             train(out=beside.run, resume=True)
-        names, tables = self._attacks()
+        names, tables = self._attacks(beside.row)
         evaluate(
             beside.run,
             attacks=",".join(names),
@@ -161,12 +161,13 @@ class _How:
             resume=True,
         )
 
-    def _attacks(self) -> tuple[list[str], list[str]]:
+    def _attacks(self, row: Row) -> tuple[list[str], list[str]]:
         """By name, and as TOML tables."""
         from robustlabels.config import literal
 
-        names = [each for each in self.table.attacks if isinstance(each, str)]
-        tables = [each for each in self.table.attacks if not isinstance(each, str)]
+        attacks = self.table.attacks(row)
+        names = [each for each in attacks if isinstance(each, str)]
+        tables = [each for each in attacks if not isinstance(each, str)]
         lines = [", ".join(f"{k} = {literal(v)}" for k, v in each.items()) for each in tables]
         return names, [f"{{ {line} }}" for line in lines]
 
@@ -211,9 +212,9 @@ def _print(table: Table, shown: list[Beside], how: _How) -> None:
     _show.print_table(("row", "", *heads, "state"), cells)
     for note in table.notes:
         print(f"note: {note}")
-    for each in shown:
-        for note in each.notes:
-            print(f"{each.row.id}: {note}")
+    for note in dict.fromkeys(note for each in shown for note in each.notes):
+        noted = [each.row.id for each in shown if note in each.notes]
+        print(f"{'every row' if 1 < len(noted) == len(shown) else ', '.join(noted)}: {note}")
     lines = [line for each in shown for line in how.commands(each)]
     if lines:
         print("to measure the rest, --measure, or:")

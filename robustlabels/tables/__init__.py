@@ -117,13 +117,13 @@ class Table(_Part):
                 raise ValueError(f"row {row.id!r} has a figure of no column: {min(unknown)!r}")
         return self
 
-    @property
-    def attacks(self) -> list[str | dict[str, Any]]:
-        """Those of the columns, each once."""
+    def attacks(self, row: Row) -> list[str | dict[str, Any]]:
+        """What judges a row: the attacks of its columns, each once."""
         found: list[str | dict[str, Any]] = []
-        for column in self.columns.values():
-            if column.attack is not None and column.attack not in found:
-                found.append(column.attack)
+        for name in row.figures:
+            attack = self.columns[name].attack
+            if attack is not None and attack not in found:
+                found.append(attack)
         return found
 
     def settings(self, row: Row) -> tuple[str, ...]:
@@ -155,9 +155,11 @@ class Table(_Part):
         """Rows by their ids, in the table's order; all by default.
 
         Raises:
-            KeyError: no such row.
+            KeyError: no such row. ValueError: none at all.
         """
         known = [row.id for row in self.rows]
+        if ids == []:
+            raise BadValueError(f"rows must name at least one of {', '.join(known)}")
         for wanted in ids or ():
             if wanted not in known:
                 raise UnknownNameError(

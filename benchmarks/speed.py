@@ -48,7 +48,9 @@ def cell(figures: list[dict[str, Any]]) -> str:
     """What a row found, in one line: one figure with its quartiles, or each one's median."""
     if len(figures) == 1:
         return figure(figures[0])
-    return ", ".join(f"{f['what']} {f.get('shown', f.get('ratio'))}" for f in figures)
+    return ", ".join(
+        f"{f['what']} {f['shown'] if 'shown' in f else format(f['ratio'], '.3f')}" for f in figures
+    )
 
 
 def figure(measured: dict[str, Any]) -> str:

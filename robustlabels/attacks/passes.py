@@ -10,6 +10,21 @@ from torch import Tensor
 # The CPU's allocator has no exception of its own.
 _CPU_IS_FULL = "can't allocate memory"
 
+# A CPU's pass: 32 images of 3x32x32, whose activations its cache holds, is faster than 128.
+_CPU_NUMBERS, _CPU_FEWEST = 32 * 3 * 32 * 32, 8
+
+
+def parts_for(x: Tensor) -> int:
+    """In how many passes a batch is fastest where samples are independent: small ones on a CPU.
+
+    Args:
+        x: (N, C, H, W).
+    """
+    if x.device.type != "cpu":
+        return 1
+    images = max(_CPU_NUMBERS // max(x[0].numel(), 1), _CPU_FEWEST * torch.get_num_threads())
+    return max(1, round(len(x) / images))
+
 
 class Passes:
     """Calls a function on parts of a batch, on smaller ones where the memory does not suffice.

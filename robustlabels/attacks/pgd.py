@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlabels.attacks.base import held_still, input_gradient
+from robustlabels.attacks.passes import parts_for
 from robustlabels.errors import BadValueError
 from robustlabels.randomness import normal_like, per_row, uniform_like
 from robustlabels.threat import parse_eps
@@ -17,8 +18,6 @@ LOSSES = ("ce", "kl", "margin")
 STARTS = ("uniform", "gaussian", "none")
 MODES = ("eval", "train", "train-but-norm")
 _START_SIGMA = 0.001
-# A CPU's pass: 32 images of 3x32x32, whose activations its cache holds, is faster than 128.
-_CPU_NUMBERS, _CPU_FEWEST = 32 * 3 * 32 * 32, 8
 
 
 class PGD:
@@ -92,18 +91,12 @@ class PGD:
             return x.clone()
         begin = self._begin(x) if start is None else self._project(start.detach() - x, x)
         starts = [begin, *(self._begin(x) for _ in range(self.restarts - 1))]
-        count = self._parts(x)
+        # In train mode samples share their statistics.
+        count = parts_for(x) if self.mode == "eval" else 1
         with held_still(model, self.mode), torch.enable_grad():
             parts = zip(*(t.tensor_split(count) for t in (x, y, *starts)), strict=True)
             found = [self._attacked(model, *part) for part in parts]
         return found[0] if count == 1 else torch.cat(found)
-
-    def _parts(self, x: Tensor) -> int:
-        """How many parts of the batch are attacked one after the other: on a CPU, small ones."""
-        if x.device.type != "cpu" or self.mode != "eval":  # in train mode samples share statistics
-            return 1
-        images = max(_CPU_NUMBERS // max(x[0].numel(), 1), _CPU_FEWEST * torch.get_num_threads())
-        return max(1, round(len(x) / images))
 
     def _attacked(self, model: nn.Module, x: Tensor, y: Tensor, *starts: Tensor) -> Tensor:
         """The best of what each start leads to."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels.attacks import Attack
+from robustlabels.attacks.passes import parts_for
 from robustlabels.config import Config
 from robustlabels.randomness import derived_seed, drawing_for, seed_everything
 from robustlabels.training.augmentation import augment
@@ -246,5 +247,6 @@ class Stepper:
         else:
             assert self.teacher is not None  # fit() has checked
             teacher = self.teacher
-        logits: Tensor = teacher(x)
-        return logits.float()
+        whole = isinstance(teacher, CachedTeacher)  # it knows the batch's samples by their place
+        logits = [teacher(part) for part in x.tensor_split(1 if whole else parts_for(x))]
+        return torch.cat(logits).float()

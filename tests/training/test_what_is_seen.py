@@ -291,3 +291,18 @@ def test_the_model_is_in_train_mode_for_the_loss_and_in_eval_mode_for_the_attack
     fit(model, tiny, "one-hot", "pgd-at", **options)
     assert modes[-11:] == [(False, False)] * 10 + [(True, True)]
     assert model[1].num_batches_tracked == 3
+
+
+def test_a_large_batch_goes_through_a_teacher_in_parts_on_a_cpu() -> None:
+    """Its activations would leave the cache: a fifth of a teacher's cost. Each sample must still
+    get its own logits."""
+    teacher = Teacher()
+    teacher.fc = nn.Linear(3 * 32 * 32, K)
+    trainer, seen = spying("standard")
+    x = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(64) % K
+    fit("linear", (x, y), "ltd", trainer, teacher=teacher, epochs=1, batch_size=64, validation=0)
+    assert len(teacher.log[-1][0]) == 32
+    (step,) = seen
+    expected = softmax(teacher(step["step"].x).detach().double().numpy() / 5.0)
+    np.testing.assert_allclose(step["q"], expected, atol=1e-6)

@@ -29,7 +29,7 @@ class Environment:
             [str(self.folder / "bin" / command[0]), *command[1:]],
             capture_output=True,
             text=True,
-            env=env | {"OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            env=env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             cwd=self.folder,
             timeout=900,
             check=False,

@@ -13,7 +13,6 @@ import pytest
 
 pytest.importorskip("art")
 
-import torch
 
 from robustlabels.attacks._art_members import MEMBERS
 
@@ -35,7 +34,6 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def subjects(script: ModuleType) -> Any:
-    torch.set_num_threads(1)
     with script.quiet():
         return script.subjects()
 

@@ -216,14 +216,10 @@ SOFT_ATTACK = {"adversarial", "half", "madry", "awp-pgd", "fbf"}
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Any:
+def _quiet() -> None:
     logging.getLogger("art").setLevel(logging.ERROR)
     torch.manual_seed(0)
     np.random.seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def labelled(trainer: Any, scheme: Any, teacher: Any = None) -> Any:

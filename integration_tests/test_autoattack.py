@@ -16,12 +16,8 @@ K, EPS = 5, 0.12
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_stages, "QUERIES", 60)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(outputs: int = K) -> tuple[nn.Module, Tensor, Tensor]:

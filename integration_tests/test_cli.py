@@ -29,7 +29,7 @@ TRAIN = shlex.split(
 
 def start(command: list[str], folder: Path, **options: object) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ROBUSTLABELS_PLUGINS")}
-    env |= {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{env.get('PATH', '')}"}
+    env["PATH"] = f"{BIN}{os.pathsep}{env.get('PATH', '')}"
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         command,
         cwd=folder,

@@ -23,7 +23,7 @@ EVALUATE += ["--attacks", ATTACKS, "--eps", "0.15"]
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=pipe

@@ -53,14 +53,10 @@ def classifier(model: nn.Module | None = None, lr: float = 0.1, **options: Any) 
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Any:
+def _quiet() -> None:
     logging.getLogger("art").setLevel(logging.ERROR)
     torch.manual_seed(0)
     np.random.seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -227,11 +227,7 @@ def shell(environment: Any, script: str, folder: Path, fails: bool = False) -> s
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
-        env=env
-        | {
-            "PATH": f"{environment.folder / 'bin'}{os.pathsep}{env['PATH']}",
-            "OMP_NUM_THREADS": "1",
-        },
+        env=env | {"PATH": f"{environment.folder / 'bin'}{os.pathsep}{env['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

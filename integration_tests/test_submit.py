@@ -85,7 +85,7 @@ class Staged:
         return subprocess.run(
             [sys.executable, "-c", code, *arguments],
             cwd=self.folder,
-            env=kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env=kept | {"CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
             timeout=600,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+import robustlabels as rl
 from robustlabels.runs import load_weights
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -48,7 +48,6 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -118,6 +117,15 @@ def test_a_diverged_training_ends_in_all(both: tuple[Path, Path]) -> None:
     said = [(both[i] / f"diverged-{rank}.txt").read_text() for i, rank in ((0, 0), (1, 0), (1, 1))]
     assert len(set(said)) == 1
     assert "became NaN or infinite" in said[0]
+
+
+def test_an_audit_is_done_once(tmp_path: Path) -> None:
+    """Every process audited, printed its table and wrote the file, or found it there already."""
+    rl.fit("linear", "digits", trainer="standard", epochs=1, device="cpu", out=tmp_path / "run")
+    command = ["-m", "--", "robustlabels", "audit", "run", "--n", "8"]
+    out = finished(start([*torchrun(), *command], tmp_path))
+    assert out.count("written: ") == out.count("8 test images of digits") == 1
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["n"] == 8
 
 
 def test_killed_and_resumed(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ WORKERS = 2
 SETTINGS: dict[str, Any] = {
     "model": {"name": "small-cnn", "width": 16},
     "data": "digits",
-    "attack": {"name": "pgd", "steps": 10},
     "eps": EPS,
     "epochs": EPOCHS,
     "batch_size": 128,

@@ -33,6 +33,20 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def left_to_first() -> bool:
+    """Leave work that is not shared to the first of torchrun's processes, which does it alone.
+
+    Returns:
+        Whether it is left to another one: here is nothing to do.
+    """
+    if started() == 1:
+        return False
+    if os.environ["RANK"] != "0":
+        return True
+    del os.environ["RANK"]  # from now on, here and in its children: nobody to wait for
+    return False
+
+
 def place() -> tuple[int, int]:
     """This process' rank, from 0, and how many there are."""
     if "torch" not in sys.modules:  # a command that has not come so far

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from robustlabels import __version__
+from robustlabels import __version__, processes
 from robustlabels.cli import (
     audit,
     compare,
@@ -34,6 +34,8 @@ from robustlabels.errors import RobustLabelsWarning, UserError
 
 INTERRUPTED = 130
 HELP_COLUMNS = 160
+SHARED = ("train", "teach", "temperature", "evaluate")
+"""These see to torchrun's processes themselves; of all else, the first does the whole work."""
 
 app = typer.Typer(
     name="robustlabels",
@@ -59,12 +61,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     del version, debug  # --debug is read by main(), wherever it stands
+    if context.invoked_subcommand not in SHARED and processes.left_to_first():
+        raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> None:

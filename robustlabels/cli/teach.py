@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustlabels.cli.train import start
+from robustlabels.cli.train import gather, start
 
 # LTD's appendix A: teacher and student have one configuration, with lr .1, Nesterov .9 and weight
 # decay 5e-4 as every run of ours.
@@ -48,17 +48,7 @@ def teach(
     """Train a teacher by the recipe of LTD's appendix A: natural, unless --trainer is another."""
     from robustlabels import processes
     from robustlabels.config import make_config, set_field
-    from robustlabels.errors import BadValueError
-    from robustlabels.recipes import read_config
-    from robustlabels.runs import RunFolder
 
-    values: dict[str, Any] = dict(RECIPE)
-    if resume:
-        if out is None:
-            raise BadValueError("--resume needs --out, the run to go on with")
-        values = RunFolder.open(out).config.model_dump(exclude_none=True)
-    if config is not None:
-        values.update(read_config(config))
     given = {
         "dataset": dataset,
         "data_root": data_root,
@@ -68,10 +58,8 @@ def teach(
         "seed": seed,
         "device": device,
     }
-    values.update({k: v for k, v in given.items() if v is not None})
-    for key, name in (("model", model), ("trainer", trainer)):
-        if name is not None:
-            values[key] = {"name": name}
+    named = {"model": model, "trainer": trainer}
+    values = gather(RECIPE, named, given, config=config, out=out, resume=resume)
     if str(values.get("dataset")).startswith("cifar"):
         values.setdefault("augment", dict(CIFAR_AUGMENTATION))
     for setting in settings or []:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,17 +70,7 @@ def train(
     Under torchrun several processes share each batch; --batch-size is that of each.
     """
     from robustlabels.config import make_config, set_field
-    from robustlabels.errors import BadValueError
-    from robustlabels.recipes import read_config
-    from robustlabels.runs import RunFolder
 
-    if resume and out is None:
-        raise BadValueError("--resume needs --out, the run to go on with")
-    values: dict[str, Any] = {}
-    if resume and out is not None:
-        values = RunFolder.open(out).config.model_dump(exclude_none=True)
-    if config is not None:
-        values.update(read_config(config))
     given = {
         "dataset": dataset,
         "data_root": data_root,
@@ -95,7 +87,6 @@ def train(
         "seed": seed,
         "device": device,
     }
-    values.update({k: v for k, v in given.items() if v is not None})
     named = {
         "model": model,
         "labels": labels,
@@ -104,16 +95,44 @@ def train(
         "extra": extra,
         "teacher_model": teacher_model,
     }
-    for key, name in named.items():
-        if name is not None:
-            _rename(values, key, name)
+    values = gather({}, named, given, config=config, out=out, resume=resume)
     if awp is not None:
         table = values.get("awp")
         values["awp"] = {**(table if isinstance(table, dict) else {}), "gamma": awp}
     for setting in settings or []:
         set_field(values, setting)
-    resolved = make_config(values)
-    start(resolved, out, resume=resume)
+    start(make_config(values), out, resume=resume)
+
+
+def gather(
+    defaults: Mapping[str, Any],
+    named: Mapping[str, str | None],
+    given: Mapping[str, Any],
+    *,
+    config: str | None,
+    out: Path | None,
+    resume: bool,
+) -> dict[str, Any]:
+    """A config's values: the defaults or the run to resume; over them the file; over it options.
+
+    Options that name a thing are apart, for it has a table; None is one that was not given.
+    """
+    from robustlabels.errors import BadValueError
+    from robustlabels.recipes import read_config
+    from robustlabels.runs import RunFolder
+
+    values = copy.deepcopy(dict(defaults))  # --set changes the tables in it
+    if resume:
+        if out is None:
+            raise BadValueError("--resume needs --out, the run to go on with")
+        values = RunFolder.open(out).config.model_dump(exclude_none=True)
+    if config is not None:
+        values.update(read_config(config))
+    values.update({k: v for k, v in given.items() if v is not None})
+    for key, name in named.items():
+        if name is not None:
+            _rename(values, key, name)
+    return values
 
 
 def start(config: Config, out: Path | None, *, resume: bool = False) -> FitResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,11 +96,13 @@ class Judged:
         evaluation: what was measured.
         run: run.json, or None without a run.
         model: the name of its model, or None where that was given from Python.
+        data: the parameters of its data set, where it is the evaluation's; else none.
     """
 
     evaluation: Evaluation
     run: dict[str, Any] | None
     model: str | None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_judged(evaluation: Mapping[str, Any] | str | Path) -> Judged:
@@ -128,7 +130,13 @@ def read_judged(evaluation: Mapping[str, Any] | str | Path) -> Judged:
                 if audit is not None:
                     found.audit = Audit.model_validate(audit)
             given = "model" in run.summary.get("opaque", ())
-            return Judged(found, run.summary, None if given else run.config.model.name)
+            config = run.config
+            return Judged(
+                found,
+                run.summary,
+                None if given else config.model.name,
+                config.data if config.dataset == found.dataset else {},
+            )
     return Judged(found, None, None)
 
 

@@ -34,7 +34,7 @@ def unfair(judged: Judged, board: Board) -> list[Reason]:
     evaluation = judged.evaluation
     return [
         *_data(evaluation, board),
-        *_images(evaluation, board),
+        *_images(judged, board),
         *_threat(evaluation, board),
         *_attack(evaluation),
         *_checkpoint(judged),
@@ -51,7 +51,8 @@ def _data(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
         yield Reason("data", f"{evaluation.num_classes} classes, not {classes:,}", remedy)
 
 
-def _images(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
+def _images(judged: Judged, board: Board) -> Iterator[Reason]:
+    evaluation = judged.evaluation
     images = _JUDGED_ON.get(board.dataset, (None, None))[0]
     if images is None:
         return
@@ -62,6 +63,9 @@ def _images(evaluation: Evaluation, board: Board) -> Iterator[Reason]:
         yield Reason("images", f"{evaluation.n:,}, not {images:,}", remedy)
     elif evaluation.indices != list(range(images)):
         yield Reason("images", f"{images:,} drawn from a larger set", remedy)
+    elif board.dataset == "imagenet" and judged.data.get("subset") != "robustbench":
+        # An evaluation names no files; only the data set of that name is sure to be the list.
+        yield Reason("images", f"not known to be RobustBench's {images:,} images", remedy)
 
 
 def _threat(evaluation: Evaluation, board: Board) -> Iterator[Reason]:

@@ -88,7 +88,8 @@ def compose(
     ):
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", RobustLabelsWarning)
-        warnings.filterwarnings("ignore", "teacher .* is not used")  # it is offered to everybody
+        # Both are offered to everybody.
+        warnings.filterwarnings("ignore", "(teacher|attack) .* is not used")
         out, killed = Path(folder) / "whole", Path(folder) / "killed"
         seed_everything(0)
         make = trainer if callable(trainer) else lambda: trainer

@@ -22,6 +22,7 @@ from robustlabels.randomness import seed_everything
 from robustlabels.testing._rules import Broken, Rules, named, require
 from robustlabels.testing._tiny import CLASSES, EPS, Snapshot, TinyNet, images, quiet_and_seeded
 from robustlabels.training import FitResult, Run, Step, fit
+from robustlabels.training.trainer import uses_attack
 
 SCHEMES = {
     "vs": "more outputs than classes",
@@ -169,6 +170,16 @@ def _declarations(case: TrainerCase) -> None:
 def _runs(case: TrainerCase) -> None:
     seen = case.watched()
     require(len(seen) == 3, f"three steps were asked for, {len(seen)} came")
+
+
+@RULES.add(
+    "attacks only if it says so",
+    "The run's config would not say by which attack: set uses_attack = True",
+)
+def _attacks(case: TrainerCase) -> None:
+    said = uses_attack(case.make())
+    attacked = any(seen.targets for seen in case.watched())
+    require(said or not attacked, "it called step.attack(), and uses_attack is False")
 
 
 @RULES.add(

@@ -34,10 +34,13 @@ from robustlabels.plugins import default_params
 from robustlabels.randomness import derived_seed, seed_everything
 from robustlabels.training.averaging import learnt_from, make_averages, with_averaging
 from robustlabels.training.checks import (
+    check_attack,
     check_labels,
     check_outputs,
     check_trainable,
     output_shape,
+    warn_of_another_radius,
+    warn_of_idle_attack,
     warn_of_idle_perturbation,
 )
 from robustlabels.training.engine import Engine
@@ -48,7 +51,7 @@ from robustlabels.training.initial import start_from
 from robustlabels.training.layout import with_layout
 from robustlabels.training.randaugment import check_augmentable
 from robustlabels.training.teachers import Teacher, Teachers, load_teacher
-from robustlabels.training.trainer import Run
+from robustlabels.training.trainer import Run, uses_attack
 
 
 @dataclass
@@ -119,8 +122,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     scheme = _scheme(config, given, data, classes)
     learnt = learnt_from(scheme, trainer)
     config = extra_settings(with_averaging(config, learnt))
-    attack, config = _attack(config, given, trainer)
-    _check_attack(scheme, attack)
+    attack, config = _attack(config, given, trainer, scheme)
     config = _with_defaults(_with_normalization(config, data, given), given)
 
     def new_model(outputs: int, named: Named = config.model) -> nn.Module:
@@ -286,18 +288,24 @@ def _scheme(config: Config, given: Given, data: DataSet, classes: int) -> Any:
     return scheme
 
 
-def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]:
-    if given.attack is not None:
+def _attack(config: Config, given: Given, trainer: Any, scheme: Any) -> tuple[Attack, Config]:
+    """The training attack, and the config with it; without, where the trainer makes none."""
+    asked = config.attack
+    if given.attack is None:
+        attack, config = _named_attack(config, trainer)
+    else:
         attack = as_attack(given.attack)
-        eps = getattr(attack, "eps", None)
-        if eps is not None and eps != config.radius:
-            warnings.warn(
-                f"the attack's eps is {eps}, and the run's {config.radius}: training uses the "
-                "first, validation the second",
-                RobustLabelsWarning,
-                stacklevel=2,
-            )
-        return attack, config
+    if not uses_attack(trainer):
+        if asked is not None:
+            warn_of_idle_attack(asked.name, config.trainer.name)
+        return attack, config.model_copy(update={"attack": None})
+    check_attack(scheme, attack)
+    if given.attack is not None:
+        warn_of_another_radius(attack, config)
+    return attack, config
+
+
+def _named_attack(config: Config, trainer: Any) -> tuple[Attack, Config]:
     named = config.attack or Named(name="pgd")
     defaults: dict[str, Any] = {}
     if named.name == "pgd" and hasattr(trainer, "attack_defaults"):
@@ -305,15 +313,6 @@ def _attack(config: Config, given: Given, trainer: Any) -> tuple[Attack, Config]
     params = {**defaults, **named.params}
     attack = make_attack(named.name, config.radius, config.norm, **params)
     return attack, config.model_copy(update={"attack": Named(name=named.name, **params)})
-
-
-def _check_attack(scheme: Any, attack: Any) -> None:
-    soft = scheme.attack_labels == "soft" or "mix" in scheme.needs
-    if soft and not getattr(attack, "takes_soft_labels", True):
-        raise BadValueError(
-            f"the training attack {attack!r} takes class indices only, but the scheme's attack "
-            "sees soft labels: use pgd with loss=ce"
-        )
 
 
 def _with_defaults(config: Config, given: Given) -> Config:

@@ -46,6 +46,37 @@ def check_trainable(model: nn.Module, samples: int, config: Config) -> None:
         )
 
 
+def check_attack(scheme: Any, attack: Any) -> None:
+    """A ValueError for soft labels in an attack that takes class indices only."""
+    soft = scheme.attack_labels == "soft" or "mix" in scheme.needs
+    if soft and not getattr(attack, "takes_soft_labels", True):
+        raise BadValueError(
+            f"the training attack {attack!r} takes class indices only, but the scheme's attack "
+            "sees soft labels: use pgd with loss=ce"
+        )
+
+
+def warn_of_another_radius(attack: Any, config: Config) -> None:
+    """An attack from Python that has an eps of its own."""
+    eps = getattr(attack, "eps", None)
+    if eps is not None and eps != config.radius:
+        warnings.warn(
+            f"the attack's eps is {eps}, and the run's {config.radius}: training uses the "
+            "first, validation the second",
+            RobustLabelsWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_idle_attack(attack: str, trainer: str) -> None:
+    """An attack that somebody named, beside a trainer that makes no adversarial inputs."""
+    warnings.warn(
+        f"attack {attack!r} is not used: the trainer {trainer} makes no adversarial inputs",
+        RobustLabelsWarning,
+        stacklevel=2,
+    )
+
+
 def warn_of_idle_perturbation(config: Config) -> None:
     """A warm-up as long as training: the run would be one without weight perturbation."""
     awp = config.awp

@@ -50,6 +50,8 @@ class Trainer(Protocol):
     - ``extra_outputs`` (0): outputs beside the data set's classes, ordinary to the scheme.
     - ``attack_defaults(eps)`` ({}): parameters of the run's ``pgd``; the user's own override them.
     - ``adversarial`` (True): whether the best checkpoint is chosen by robust accuracy.
+    - ``uses_attack`` (as ``adversarial``): whether it ever calls ``step.attack()``. Where it does
+      not, an attack that the user names is warned of, and the run's config has none.
     - ``takes_extra`` (False): extra data come as ``step.extra`` beside the batch, instead of
       samples in it.
     - ``ema_decay`` (None): the decay, in [0, 1), of an average of the model that it learns from:
@@ -88,6 +90,11 @@ class BaseTrainer:
     def inputs(self, step: Step) -> None:
         """Attack the batch."""
         step.x_adv = step.attack()
+
+
+def uses_attack(trainer: Any) -> bool:
+    """Whether a trainer makes adversarial inputs, as far as it says."""
+    return bool(getattr(trainer, "uses_attack", getattr(trainer, "adversarial", True)))
 
 
 def adversarial_inputs(step: Step) -> Tensor:

@@ -62,14 +62,6 @@ ORDERS = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
 PGDS = [n for n in MEMBERS if n.startswith("ProjectedGradientDescent")]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def net(channels: int = 1, classes: int = K) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(

@@ -20,14 +20,6 @@ EPS = {"Linf": 0.14, "L2": 1.0, "L1": 4.0}
 SQUARE = {"Linf": 0.28, "L2": 2.0, "L1": 10.0}  # without gradients it takes more
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def subject() -> tuple[nn.Module, Tensor, Tensor]:
     """A trained net that some attacks fell on some images, and not on others."""

@@ -20,14 +20,6 @@ torchattacks = pytest.importorskip("torchattacks")
 K = 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -590,9 +582,12 @@ def test_restarts_are_drawn_for_the_whole_batch() -> None:
     y = torch.arange(70) % K
     model = Rows(3 * 32 * 32).eval()
     found = []
-    for threads in (1, 8):
-        torch.set_num_threads(threads)
-        torch.manual_seed(3)
-        found.append(PGD(0.05, steps=2, restarts=2)(model, x, y))
+    try:
+        for threads in (8, 1):
+            torch.set_num_threads(threads)
+            torch.manual_seed(3)
+            found.append(PGD(0.05, steps=2, restarts=2)(model, x, y))
+    finally:
+        torch.set_num_threads(1)
     assert set(model.seen) == {35, 70}
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)

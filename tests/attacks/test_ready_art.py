@@ -24,14 +24,6 @@ from art.estimators.classification import PyTorchClassifier  # noqa: E402
 K = 3
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Net(nn.Module):
     """On (N, 1, 4, 4); no Sequential, which ART takes apart."""
 

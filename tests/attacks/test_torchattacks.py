@@ -56,14 +56,6 @@ FEW: dict[str, dict[str, Any]] = {
 COLOUR_ONLY = {"TIFGSM", "PIFGSM", "PIFGSMPP"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def net(channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(

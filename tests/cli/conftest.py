@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from robustlabels.cli import main
 
@@ -23,15 +22,6 @@ class Ran:
     code: object
     out: str
     err: str
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Sums are in the same order on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

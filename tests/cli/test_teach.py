@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from robustlabels.cli.teach import RECIPE
 from robustlabels.config import make_config, read_toml
 
 TINY = ("--model", "linear", "--epochs", "2", "--device", "cpu")
@@ -98,6 +99,19 @@ def test_what_is_given_overrides_the_recipe(cli: Any) -> None:
     again = cli("teach", "--resume", "--out", "teacher")
     assert again.code == 0, again.err
     assert config_of("teacher") == config
+
+
+def test_options_name_what_the_run_has(cli: Any) -> None:
+    """--trainer dropped the parameters of the trainer that it named, so --resume was refused; and
+    --set changed the recipe itself, for all later teachers of the process."""
+    set_ = ("--set", "trainer.clean_weight=0.5", "--set", "schedule.gamma=0.5")
+    usual = ("--trainer", "pgd-at", "--out", "teacher")
+    ran = cli("teach", *TINY, *set_, "--set", "attack.steps=1", *usual)
+    assert ran.code == 0, ran.err
+    assert RECIPE["schedule"]["gamma"] == 0.1
+    ran = cli("teach", "--resume", *usual)
+    assert ran.code == 0, ran.err
+    assert config_of("teacher").trainer.params == {"clean_weight": 0.5}
 
 
 def test_cifar_images_are_augmented(cli: Any, monkeypatch: Any) -> None:

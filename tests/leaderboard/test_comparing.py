@@ -194,8 +194,26 @@ def test_imagenets_images(evaluation: Make) -> None:
     (_, reason) = sorted(compare(drawn).reasons, key=lambda r: r.rule)
     assert (reason.rule, reason.value) == ("images", "5,000 drawn from a larger set")
     assert 'RobustBench\'s list: [data] subset = "robustbench"' in reason.remedy
-    whole = {**facts, "n": 5000, "indices": list(range(5000))}
-    assert rules(compare(whole)) == ["checkpoint"]
+
+
+def test_imagenets_images_are_the_list(
+    run: Callable[..., Path], evaluation: Make, tmp_path: Path
+) -> None:
+    """A folder of any 5,000 images passed for RobustBench's."""
+    path = run()
+    facts = evaluation(eps=4 / 255, dataset="imagenet", num_classes=1000, weights="best")
+    facts |= {"n": 5000, "indices": list(range(5000)), "weights_sha256": "abc"}
+
+    def found(config: str) -> list[tuple[str, str]]:
+        (tmp_path / "config.toml").write_text(config)
+        path.write_text(json.dumps(facts))
+        return [(reason.rule, reason.value) for reason in compare(path).reasons]
+
+    unknown = [("images", "not known to be RobustBench's 5,000 images")]
+    assert found('dataset = "imagenet"\n') == unknown
+    assert found('dataset = "imagenet"\n[data]\nsubset = "robustbench"\n') == []
+    assert found('dataset = "cifar10"\n[data]\nsubset = "robustbench"\n') == unknown
+    assert [r.rule for r in compare(facts).reasons] == ["images", "checkpoint"]  # no run at all
 
 
 def test_the_checkpoint(run: Callable[..., Path], evaluation: Make, tmp_path: Path) -> None:

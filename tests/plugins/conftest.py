@@ -74,7 +74,7 @@ class Stage:
         """Run Python with the staged folder on its path."""
         env = {k: v for k, v in os.environ.items() if k != "ROBUSTLABELS_PLUGINS"}
         path = os.pathsep.join(filter(None, (str(self.folder), env.get("PYTHONPATH"))))
-        env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environ
+        env |= {"PYTHONPATH": path} | environ
         return subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from robustlabels.cli import main
 
@@ -142,8 +141,6 @@ def cli(
 ) -> Callable[[str], tuple[object, str]]:
     """Runs a command in an empty folder; gives the exit code and what is on stderr."""
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(command: str) -> tuple[object, str]:
         capsys.readouterr()
@@ -151,8 +148,7 @@ def cli(
             main(shlex.split(command))
         return info.value.code, capsys.readouterr().err
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def test_the_good_one_trains(installed: Any, cli: Any) -> None:

@@ -66,6 +66,11 @@ class AsksForWhatIsNotThere(Good):
         self.epochs = run.epochs  # type: ignore[attr-defined]
 
 
+@mutant("attacks only if it says so", "it called step.attack(), and uses_attack is False")
+class AttacksInSilence(Good):
+    adversarial = False
+
+
 @mutant("inputs makes no graph", "step.x_adv carries a gradient")
 class KeepsTheGraph(Good):
     def inputs(self, step: Step) -> None:

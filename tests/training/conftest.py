@@ -15,15 +15,6 @@ from torch import Tensor, nn
 TINY = {"epochs": 1, "batch_size": 16, "validation": 0, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Sums are in the same order on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def tiny() -> tuple[Tensor, Tensor]:
     """48 images (1, 4, 4) of 3 classes; the class is where the bright quarter is."""

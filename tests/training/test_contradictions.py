@@ -64,6 +64,37 @@ def test_another_radius(tiny: Any) -> None:
         rl.fit(MLP, tiny, trainer="pgd-at", attack=attack, epochs=1)
 
 
+def test_an_attack_that_nobody_makes(tiny: Any, tmp_path: Path) -> None:
+    """--trainer standard --attack fgsm looked like adversarial training, in its config.toml too;
+    the next --resume, which reads that, would warn of an attack that nobody has named."""
+    options: dict[str, Any] = {"trainer": "standard", "epochs": 1, "out": tmp_path / "run"}
+    with pytest.warns(RobustLabelsWarning, match="attack 'fgsm' is not used: the trainer standard"):
+        rl.fit(MLP, tiny, attack="fgsm", **options)
+    assert "attack" not in (tmp_path / "run" / "config.toml").read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rl.fit(MLP, tiny, resume=True, **options)
+    with pytest.warns(RobustLabelsWarning) as said:
+        rl.fit(MLP, tiny, attack=rl.make_attack("pgd", eps=0.3), trainer="standard", epochs=1)
+    assert ["is not used" in str(w.message) for w in said] == [True], "training uses no eps"
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_trainer_says_whether_it_attacks(tiny: Any, says: bool) -> None:
+    """Chosen by clean accuracy, or not, a trainer may attack, or not."""
+
+    class Own(Standard):
+        adversarial = not says
+        uses_attack = says
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RobustLabelsWarning)
+        result = rl.fit(MLP, tiny, trainer=Own(), attack="fgsm", epochs=1, validation=8)
+    assert ["is not used" in str(w.message) for w in caught] == [True] * (not says)
+    assert (result.config.attack is not None) == says
+    assert (result.history[0].get("validation_robust_accuracy") is None) == says
+
+
 def test_frozen_model(tiny: Any) -> None:
     """torch says "optimizer got an empty parameter list", by a traceback."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, K)).requires_grad_(False)

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:weight_averaging is")
 CHILD = """
 import os, pathlib, signal
 import torch
-torch.set_num_threads(1)
 from robustlabels.training import fit
 
 kind, _, count = death.partition(":")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,11 +43,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the two processes found, by rank."""
     folder = tmp_path_factory.mktemp("two")
     torch.save(cases(), folder / "batch.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(rank), str(folder)],
-            env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -14,7 +14,6 @@ from robustlabels.training.sharing import Share
 from robustlabels.training.synced_norm import synced
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-torch.set_num_threads(1)
 dist.init_process_group("gloo", f"file://{folder / 'meet'}", rank=rank, world_size=2)
 cases = torch.load(folder / "batch.pt", weights_only=False)
 found = []

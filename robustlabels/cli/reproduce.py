@@ -196,20 +196,10 @@ def _json(table: Table, shown: list[Beside], how: _How) -> dict[str, Any]:
 
 
 def _print(table: Table, shown: list[Beside], how: _How) -> None:
-    columns = [c for c in table.columns if any(c in each.figures for each in shown)]
-    heads = [head for column in columns for head in (column, "here", "diff.")]
-    cells = [
-        [
-            each.row.id,
-            each.row.label,
-            *(cell for column in columns for cell in _cells(each.figures.get(column))),
-            each.state,
-        ]
-        for each in shown
-    ]
     unit = "%" if table.scale == "percent" else "share"
     print(f"{table.title}\n{table.paper}, {table.place}: {table.quantity}, {unit}")
-    _show.print_table(("row", "", *heads, "state"), cells)
+    columns = ("row", "", "figure", "published", "here", "difference", "state")
+    _show.print_table(columns, [cells for each in shown for cells in _lines(each)])
     for note in table.notes:
         print(f"note: {note}")
     for note in dict.fromkeys(note for each in shown for note in each.notes):
@@ -221,12 +211,19 @@ def _print(table: Table, shown: list[Beside], how: _How) -> None:
         print("\n".join(f"  {line}" for line in lines))
 
 
-def _cells(figure: Figure | None) -> tuple[str, str, str]:
+def _lines(beside: Beside) -> list[tuple[str, ...]]:
+    """A line for each figure; what is of the whole row stands in the first."""
+    first, blank = (beside.row.id, beside.row.label), ("", "")
+    return [
+        (*(blank if i else first), column, *_cells(figure), "" if i else beside.state)
+        for i, (column, figure) in enumerate(beside.figures.items())
+    ]
+
+
+def _cells(figure: Figure) -> tuple[str, str, str]:
     """Published, measured with as many decimals, and the difference."""
     from robustlabels.tables import decimals
 
-    if figure is None:
-        return "", "", ""
     if figure.measured is None or figure.difference is None:
         return figure.published, "-", "-"
     places = decimals(figure.published)

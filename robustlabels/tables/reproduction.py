@@ -22,6 +22,7 @@ _RUNNING = "running"
 # Where and how fast, not what; a paper has no seed; a teacher is another run.
 _ASIDE = {"data_root", "device", "save_every", "seed", "channels_last", "compile", "deterministic"}
 _ASIDE |= {"teacher", "teacher_logits"}
+_NAMED = {"labels": "schemes", "trainer": "trainers", "model": "models", "attack": "attacks"}
 _USUAL_DECAY, _USUAL_HELD_OUT = 0.995, 1000
 
 
@@ -150,15 +151,19 @@ def _figure(
 
 def _written_out(config: Config) -> dict[str, Any]:
     """A config's fields as a run has them: flat, with the defaults of what it names."""
-    named = {"labels": "schemes", "trainer": "trainers", "model": "models", "attack": "attacks"}
+    from robustlabels.training.trainer import uses_attack
+
     values = config.model_dump(exclude_none=True)
-    if config.attack is None or config.attack.name == "pgd":
-        trainer = make_trainer(config.trainer.name, **config.trainer.params)
+    trainer = make_trainer(config.trainer.name, **config.trainer.params)
+    if not uses_attack(trainer):
+        values.pop("attack", None)
+    elif config.attack is None or config.attack.name == "pgd":
         usual = getattr(trainer, "attack_defaults", None)
         given = values.get("attack", {"name": "pgd"})
         values["attack"] = {**(usual(config.radius) if usual else {}), **given}
-    for field, kind in named.items():
-        values[field] = {**default_params(kind, values[field]["name"]), **values[field]}
+    for field, kind in _NAMED.items():
+        if field in values:
+            values[field] = {**default_params(kind, values[field]["name"]), **values[field]}
     if config.weight_averaging == "auto":
         kept = [values[field].get("ema_decay") for field in ("labels", "trainer")]
         values["weight_averaging"] = next((d for d in kept if d is not None), _USUAL_DECAY)
@@ -185,8 +190,6 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     fields = {k: v for k, v in flat(values).items() if k.partition(".")[0] not in _ASIDE}
     if fields.get("normalize"):  # a run has the data set's own
         fields = {k: v for k, v in fields.items() if k not in ("model.mean", "model.std")}
-    if fields.get("trainer.name") == "standard":  # it attacks nothing
-        fields = {k: v for k, v in fields.items() if not k.startswith("attack.")}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 

@@ -42,7 +42,6 @@ CASES = {
     "reproduce vs-table-6 --set epochs": "--set takes field=value",
     "reproduce vs-table-6 --set epochs=0": "epochs must be greater than or equal to 1, not 0",
     "reproduce vs-table-6 --n 0": "--n",
-    "reproduce goibert-mnist --measure": "data set 'mnist' is read from disk",
     # values
     TRAIN + "--epochs 0": "epochs must be greater than or equal to 1, not 0",
     TRAIN + "--epochs three": "--epochs",

@@ -32,8 +32,7 @@ def test_nothing_is_measured(cli: Callable[..., Any], disk: Callable[[], Any]) -
     ran = cli("reproduce", "adr-table-1", "--rows", "cifar10-at", "--data-root", "my data")
     assert (ran.code, ran.err, disk()) == (0, "", {})
     (row,) = [line for line in ran.out.splitlines() if "CIFAR-10, AT" in line]
-    shown = "cifar10-at CIFAR-10, AT 82.52 - - 48.81 - - not measured"
-    assert " ".join(row.split()) == shown
+    assert " ".join(row.split()) == "cifar10-at CIFAR-10, AT clean 82.52 - - not measured"
     train, evaluate = (line.strip() for line in ran.out.splitlines()[-2:])
     assert train == (
         "robustlabels train --config recipe:adr-cifar10 --set labels=one-hot "
@@ -68,8 +67,8 @@ def test_measure(cli: Callable[..., Any], disk: Callable[[], Any]) -> None:
     assert (again.code, again.err, disk()) == (0, "", before)
     (line,) = [x for x in again.out.splitlines() if x.startswith(" normal")]
     clean = found["rows"][0]["figures"]["clean"]
-    cells = f"0.990 {clean['measured']:.3f} {clean['difference']:+.3f}".split()
-    assert line.split()[3:6] == cells
+    shown = f"clean 0.990 {clean['measured']:.3f} {clean['difference']:+.3f} another setting"
+    assert " ".join(line.split()) == f"normal Normal classifier {shown}"
     assert "every row: dataset is digits, the row's is mnist" in again.out
     assert "to measure the rest" not in again.out
 
@@ -107,3 +106,11 @@ def test_going_on(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> N
     assert ran.code == 0, ran.err
     assert weights.stat().st_mtime_ns == written
     assert ran.out.count("another setting") == 2
+
+
+def test_without_the_data(cli: Callable[..., Any], disk: Callable[[], Any]) -> None:
+    """Found when the first row is to be trained: one line, and no half-made run."""
+    ran = cli("reproduce", "goibert-mnist", "--measure")
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+    assert "data set 'mnist' is read from disk" in ran.err
+    assert not [path for path in disk() if "normal" in path]

@@ -24,7 +24,7 @@ import torch
 import robustlabels as rl
 from robustlabels import runs
 from robustlabels.data import DataSet, TensorSplit
-from robustlabels.errors import RunError
+from robustlabels.errors import RunError, TrainingError
 from robustlabels.training import FitResult
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -49,6 +49,7 @@ def main() -> int:
     args = parse()
     deadline = time.monotonic() + args.seconds
     data = load(args.data, args.train_images)
+    failed = []
     for method in args.methods:
         target = args.out / f"resnet18-jpeg75-{method}.json"
         if target.exists():
@@ -59,7 +60,10 @@ def main() -> int:
         except TimeUpError:
             print(f"{method}: time is up; run the same command again to go on", flush=True)
             return UNFINISHED
-    return 0
+        except TrainingError as error:  # the others are worth their time all the same
+            print(f"{method}: {error}", flush=True)
+            failed.append(method)
+    return 1 if failed else 0
 
 
 def train(method: str, data: DataSet, args: argparse.Namespace, deadline: float) -> FitResult:

@@ -119,6 +119,41 @@ def test_a_diverged_training_ends_in_all(both: tuple[Path, Path]) -> None:
     assert "became NaN or infinite" in said[0]
 
 
+FAILS = """
+import os, sys
+import torch.distributed as dist
+import robustlabels as rl
+from robustlabels.training import PGDTraining
+
+dist.destroy_process_group = lambda: open("took-leave-" + os.environ["RANK"], "w").close()
+
+class FailsAlone(PGDTraining):
+    def inputs(self, step):
+        if sys.argv[1] == "fails" and os.environ["RANK"] == "1" and step.progress:
+            raise MemoryError("mine alone")
+        super().inputs(step)
+
+rl.fit("linear", "digits", trainer=FailsAlone(), epochs=1, device="cpu")
+"""
+
+
+@pytest.mark.parametrize("how", ["fails", "ends"])
+def test_who_fails_alone_takes_no_leave(tmp_path: Path, how: str) -> None:
+    """nccl's leave waits for all, who wait for the next sum of gradients: the job would stand still
+    on paid GPUs. After a training that ends well, each takes it."""
+    (tmp_path / "script.py").write_text(FAILS)
+    job = start([*torchrun(), "script.py", how], tmp_path)
+    _, err = job.communicate(timeout=200)
+    left = sorted(path.name for path in tmp_path.glob("took-leave-*"))
+    if how == "fails":
+        assert job.returncode != 0
+        assert "MemoryError: mine alone" in err
+        assert left == []
+    else:
+        assert job.returncode == 0, err
+        assert left == ["took-leave-0", "took-leave-1"]
+
+
 def test_an_audit_is_done_once(tmp_path: Path) -> None:
     """Every process audited, printed its table and wrote the file, or found it there already."""
     rl.fit("linear", "digits", trainer="standard", epochs=1, device="cpu", out=tmp_path / "run")

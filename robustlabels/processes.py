@@ -186,6 +186,20 @@ def join(device: str) -> None:
     atexit.register(_leave)
 
 
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Inside, a process that fails takes no leave of the others when it ends.
+
+    nccl's leave waits for all, and they may be waiting for this one's share of a sum. Without it
+    torch breaks the connections off, and torchrun ends the others.
+    """
+    try:
+        yield
+    except BaseException:
+        atexit.unregister(_leave)
+        raise
+
+
 def _leave() -> None:
     import torch.distributed as dist
 

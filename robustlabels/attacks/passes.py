@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 # The CPU's allocator has no exception of its own.
 _CPU_IS_FULL = "can't allocate memory"
@@ -14,13 +15,15 @@ _CPU_IS_FULL = "can't allocate memory"
 _CPU_NUMBERS, _CPU_FEWEST = 32 * 3 * 32 * 32, 8
 
 
-def parts_for(x: Tensor) -> int:
-    """In how many passes a batch is fastest where samples are independent: small ones on a CPU.
+def parts_for(model: nn.Module, x: Tensor) -> int:
+    """In how many passes a batch is fastest: small ones on a CPU, where samples are independent.
 
     Args:
+        model: in eval mode; a batch norm without running statistics needs the batch whole.
         x: (N, C, H, W).
     """
-    if x.device.type != "cpu":
+    mixed = (isinstance(m, _BatchNorm) and m.running_mean is None for m in model.modules())
+    if x.device.type != "cpu" or any(mixed):
         return 1
     images = max(_CPU_NUMBERS // max(x[0].numel(), 1), _CPU_FEWEST * torch.get_num_threads())
     return max(1, round(len(x) / images))

@@ -92,7 +92,7 @@ class PGD:
         begin = self._begin(x) if start is None else self._project(start.detach() - x, x)
         starts = [begin, *(self._begin(x) for _ in range(self.restarts - 1))]
         # In train mode samples share their statistics.
-        count = parts_for(x) if self.mode == "eval" else 1
+        count = parts_for(model, x) if self.mode == "eval" else 1
         with held_still(model, self.mode), torch.enable_grad():
             parts = zip(*(t.tensor_split(count) for t in (x, y, *starts)), strict=True)
             found = [self._attacked(model, *part) for part in parts]

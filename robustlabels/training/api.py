@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def fit_config(
     given = given or Given()
     if resume and out is not None:
         given.resumed, given.pseudo_labels = processes.first_only(lambda: so_far(out))
-    with preserved(), _determinism(config.deterministic):
+    with processes.leaving_at_once(), preserved(), _determinism(config.deterministic):
         assembly = assemble(config, given, num_classes)
         learners = {"trainer": assembly.engine.trainer, "scheme": assembly.engine.scheme}
         check_shareable(assembly.config, assembly.facts, learners)
@@ -331,6 +332,8 @@ def _determinism(wanted: bool) -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     try:
         if wanted:
+            # Older versions of torch refuse a GPU's first product of matrices without it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         yield

@@ -232,7 +232,9 @@ class Engine:
 
     def _end_epoch(self, keeper: Keeper) -> str | None:
         """Record, validate, keep the best, save. Returns a reason to stop, or None."""
-        self._refuse_broken(self.done)
+        started = time.perf_counter()
+        self._refuse_broken(self.done)  # waits for the last steps, where a GPU takes them
+        self._stepper.sums.seconds += time.perf_counter() - started
         epoch = self.done // self.steps_per_epoch
         sums = self._sums()
         self._stepper.sums = Sums.zero(self.device)

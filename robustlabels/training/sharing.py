@@ -82,7 +82,7 @@ class Share:
             pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
             # Beside them who has one: weight decay moves a parameter of zero gradient.
             have = [p.grad is not None for p in members]
-            marks = torch.tensor([*have, False], dtype=dtype).to(flag.device)
+            marks = torch.tensor([*have, False], dtype=dtype).to(flag.device, non_blocking=True)
             marks[-1] = flag
             sums = self.summed(torch.cat([*(g.flatten() for g in pieces), marks]))
             flag |= sums[-1] > 0

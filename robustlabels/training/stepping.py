@@ -248,5 +248,5 @@ class Stepper:
             assert self.teacher is not None  # fit() has checked
             teacher = self.teacher
         whole = isinstance(teacher, CachedTeacher)  # it knows the batch's samples by their place
-        logits = [teacher(part) for part in x.tensor_split(1 if whole else parts_for(x))]
+        logits = [teacher(part) for part in x.tensor_split(1 if whole else parts_for(teacher, x))]
         return torch.cat(logits).float()

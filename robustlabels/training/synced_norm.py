@@ -48,7 +48,7 @@ def synced(model: nn.Module) -> Iterator[None]:
 def _of_all(kind: type[_BatchNorm]) -> type[_BatchNorm]:
     class OfAll(kind):  # type: ignore[misc, valid-type]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            if self.training or self.running_mean is None:
+            if self.training:
                 with _InPlaceOfTorchs():
                     return super().forward(*args, **kwargs)
             return super().forward(*args, **kwargs)

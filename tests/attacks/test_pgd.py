@@ -561,10 +561,15 @@ def test_large_batches_go_through_a_cpu_in_parts(loss: str) -> None:
         torch.testing.assert_close(whole[i : i + 1], alone, atol=1e-5, rtol=0)
 
 
-def test_batches_whose_samples_share_statistics_are_not_split() -> None:
-    """In train mode batch norm sees the batch: parts would be another attack."""
-    model = Rows(3 * 32 * 32).train()
-    PGD(0.05, steps=2, mode="train")(model, torch.rand(70, 3, 32, 32), torch.arange(70) % K)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_batches_whose_samples_share_statistics_are_not_split(mode: str) -> None:
+    """In train mode batch norm sees the batch, and always where it keeps no running statistics:
+    parts would be another attack."""
+    model = Rows(3 * 32 * 32)
+    if mode == "eval":
+        model.norm = nn.BatchNorm1d(K, track_running_stats=False)
+    model.train(mode == "train")
+    PGD(0.05, steps=2, mode=mode)(model, torch.rand(70, 3, 32, 32), torch.arange(70) % K)
     assert set(model.seen) == {70}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -158,14 +159,17 @@ def test_the_same_seed_gives_the_same_bits(
 
 
 def test_deterministic_is_on_while_it_trains_and_off_after_a_failure(
-    tiny: Any, options: dict[str, Any]
+    tiny: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller's setting would be lost."""
+    """The caller's setting would be lost. Without cuBLAS's workspace, older versions of torch
+    stop at the first linear layer on a GPU."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen = []
 
     class Failing(PGDTraining):
         def loss(self, step: Any) -> Tensor:
             seen.append(torch.are_deterministic_algorithms_enabled())
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
             raise OSError("mine")
 
     with pytest.raises(OSError, match="mine"):

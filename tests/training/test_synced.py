@@ -77,6 +77,13 @@ def test_batch_norm_is_that_of_the_whole_batch(both: list[dict[str, Any]], numbe
         assert found["kind"] == type(norm).__module__, "the layer is what it was"
 
 
+def test_nothing_is_exchanged_in_eval_mode(both: list[dict[str, Any]]) -> None:
+    """Not by a layer without running statistics either: the last batch of a validation may be too
+    small for all, and who has none of it would be waited for."""
+    norm, x, _, rows = cases()[2]
+    torch.testing.assert_close(both[0]["alone"], norm.eval()(x[rows[0]]))
+
+
 def test_gradients_are_summed(both: list[dict[str, Any]]) -> None:
     """One process' gradient would make the copies of the model drift apart; a parameter that
     nobody has a gradient of must keep none, or weight decay would move it."""

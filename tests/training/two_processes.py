@@ -45,8 +45,15 @@ wide = nn.Parameter(torch.ones(3, dtype=torch.float64))
 shared.grad, wide.grad = torch.full((2, 2), 1.0 + rank), torch.full((3,), 0.5, dtype=torch.float64)
 if rank == 1:
     only_second.grad = torch.eye(2)
+# In eval mode one process may have a batch, and another none.
+norm, x, _, rows = cases[2]
+alone = None
+with synced(nn.Sequential(norm.eval())):
+    if rank == 0:
+        alone = norm(x[rows[0]].detach())
 flag = torch.tensor(False)
 Share.here().sum_gradients([shared, only_second, idle, wide], flag)
 sums = [p.grad for p in (shared, only_second, idle, wide)]
-torch.save({"norms": found, "sums": sums, "flag": bool(flag)}, folder / f"{rank}.pt")
+result = {"norms": found, "sums": sums, "flag": bool(flag), "alone": alone}
+torch.save(result, folder / f"{rank}.pt")
 dist.destroy_process_group()

@@ -290,7 +290,7 @@ def write_toml(values: Mapping[str, Any]) -> str:
 
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"{_key(k)} = {_literal(v)}" for k, v in values.items() if _is_plain(v)]
+    lines = [f"{_key(k)} = {literal(v)}" for k, v in values.items() if _is_plain(v)]
     for key, inner in values.items():
         if isinstance(inner, Mapping):
             here = (*path, key)
@@ -310,7 +310,8 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A value as TOML has it; a BadValueError where it has none."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -322,5 +323,5 @@ def _literal(value: Any) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_literal(v) for v in value)}]"
+        return f"[{', '.join(literal(v) for v in value)}]"
     raise BadValueError(f"{value!r} ({type(value).__name__}) has no TOML form")

@@ -58,6 +58,7 @@ ALLOWED["training"] = GROUND | THINGS | {"__version__"}
 ALLOWED["demo"] = GROUND | {"models", "training", "evaluation"}
 ALLOWED["integrations"] = GROUND | THINGS | {"training"}
 ALLOWED["testing"] = GROUND | THINGS | {"training"}
+ALLOWED["tables"] = GROUND | {"leaderboard", "recipes", "training"}
 ALLOWED["theory"] = {"errors", "labels", "data"}
 ALLOWED["plugin_template"] = {"errors", "runs", "__version__"}
 ALLOWED["cli"] = {*ALLOWED, "cli", "evaluation", "training", "demo", "__version__"}
@@ -215,9 +216,9 @@ def test_no_file_is_long() -> None:
         "from robustlabels.cli import main; run('--version')",
         "from robustlabels.cli import main; [run(c, '--help') for c in "
         "('demo', 'train', 'evaluate', 'audit', 'leaderboard', 'submit', 'list', 'plugins', "
-        "'new-plugin', 'teach', 'temperature', 'doctor')]",
+        "'new-plugin', 'teach', 'temperature', 'doctor', 'reproduce')]",
         "from robustlabels.cli import main; run('list', 'bogus'); run('trian')",
-        "from robustlabels.cli import main; run('leaderboard')",
+        "from robustlabels.cli import main; run('leaderboard'); run('reproduce')",
     ],
 )
 def test_what_is_slow_is_not_imported_early(what: str) -> None:

@@ -24,6 +24,7 @@ from robustlabels.cli import (
     listing,
     new_plugin,
     plugins,
+    reproduce,
     submit,
     teach,
     temperature,
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 for command in (
     demo, train, teach, temperature, evaluate, audit,
-    compare, leaderboard, submit, listing, plugins, new_plugin, doctor,
+    compare, reproduce, leaderboard, submit, listing, plugins, new_plugin, doctor,
 ):  # fmt: skip
     command.add_to(app)
 

@@ -82,4 +82,4 @@ def progress_bars() -> Iterator[Progress]:
 
 def _is_numeric(cell: str) -> bool:
     text = cell.strip().rstrip("%s").strip()
-    return text in ("-", "") or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+    return text in ("-", "") or text.replace(".", "", 1).lstrip("+-").isdigit()

@@ -30,6 +30,7 @@ class Attacked(BaseModel):
     robust_accuracy: Share
     params: dict[str, Any] = {}
     per_attack: dict[str, float] | None = None
+    figures: dict[str, float] = {}
     flags: list[str] = []
     eps_bounded: bool = True
 
@@ -39,6 +40,12 @@ class Audit(BaseModel):
 
     consistent: bool
     verdict: str
+
+
+class Request(BaseModel):
+    """What an evaluation was asked for on the command line."""
+
+    attacks: list[str | dict[str, Any]]
 
 
 class Evaluation(BaseModel):
@@ -61,6 +68,8 @@ class Evaluation(BaseModel):
     run: str | None = None
     weights: str | None = None
     weights_sha256: str | None = None
+    training: str | None = None
+    request: Request | None = None
 
     @property
     def official(self) -> Attacked | None:

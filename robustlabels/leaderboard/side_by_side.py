@@ -143,17 +143,18 @@ def _config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         return {}
     values = RunFolder(folder).config.model_dump(exclude_none=True)
-    return {k: v for k, v in _flat(values).items() if k not in _ASIDE}
+    return {k: v for k, v in flat(values).items() if k not in _ASIDE}
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's fields with tables flattened: ``labels.alpha``."""
+    found: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found
 
 
 def _pairs(first: Side, other: Side) -> list[Paired]:

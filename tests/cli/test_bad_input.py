@@ -35,6 +35,13 @@ CASES = {
     "trian": "No such command 'trian'",
     "train --modle x": "No such option: --modle",
     "plugins --jsn": "No such option: --jsn",
+    "reproduce adr-table": "unknown table 'adr-table'; did you mean 'adr-table-1'",
+    "reproduce vs-table-6 --rows at,trads": "vs-table-6 has no row 'trads'; did you mean 'trades'",
+    "reproduce vs-table-6 --rows ,": "rows must name at least one of at, at-vs, trades",
+    "reproduce --measure": "which table? robustlabels reproduce alone lists them",
+    "reproduce vs-table-6 --set epochs": "--set takes field=value",
+    "reproduce vs-table-6 --set epochs=0": "epochs must be greater than or equal to 1, not 0",
+    "reproduce vs-table-6 --n 0": "--n",
     # values
     TRAIN + "--epochs 0": "epochs must be greater than or equal to 1, not 0",
     TRAIN + "--epochs three": "--epochs",

@@ -91,6 +91,7 @@ def train(method: str, data: DataSet, args: argparse.Namespace, deadline: float)
         progress=progress,
         precision=args.precision,
         channels_last=torch.cuda.is_available(),
+        compile=args.compile,
         schedule={"name": "cyclic", "peak": 0.4},
         optimizer={"name": "sgd", "lr": 0.2, "weight_decay": 5e-4},
         augment={"crop_padding": 4, "flip": True},
@@ -164,6 +165,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
+    parser.add_argument("--compile", default="off", choices=["off", "on"])
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--eval-batch", type=int, default=500)
     parser.add_argument("--train-images", type=int)

@@ -159,8 +159,8 @@ def join(device: str) -> None:
         device: as a config names it: "auto", "cpu", "cuda".
 
     Raises:
-        ValueError: the device is one GPU, which not all processes can have. MissingExtraError:
-            there is no Accelerate.
+        ValueError: the device is one GPU, which not all processes can have, or there are fewer
+            GPUs than processes. MissingExtraError: there is no Accelerate.
     """
     if started() == 1 and place()[1] == 1:
         return
@@ -182,6 +182,12 @@ def join(device: str) -> None:
     if device == "cpu" or not torch.cuda.is_available():
         PartialState(cpu=True, timeout=_PATIENCE)
     else:
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus:  # nccl refuses later, in its own words
+            raise BadValueError(
+                f"{here} processes on this machine and {gpus} GPUs: start one for each GPU, or "
+                "set device=cpu"
+            )
         PartialState(backend="cpu:gloo,cuda:nccl", timeout=_PATIENCE)
     atexit.register(_leave)
 

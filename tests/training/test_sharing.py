@@ -209,6 +209,15 @@ def test_what_several_processes_cannot_do(
         search_temperature(TemperatureSearch(teacher=tmp_path, epochs=1), tmp_path)
 
 
+def test_more_processes_than_gpus(started: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nccl says it after the data are read, in twenty lines for each process."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadValueError, match="2 processes on this machine and 1 GPU"):
+        processes.join("auto")
+
+
 def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra, and its import takes time."""
     monkeypatch.setitem(sys.modules, "accelerate", None)

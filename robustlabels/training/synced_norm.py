@@ -148,8 +148,9 @@ def _merged(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor, Tens
     """Mean, variance and number of all from those of each process' part, exact to rounding."""
     channels = len(mean)
     table = mean.new_zeros(dist.get_world_size(), 2 * channels + 1, dtype=torch.float64)
-    mine = [mean.double(), var.double(), table.new_tensor([count])]
-    table[dist.get_rank()] = torch.cat(mine)
+    mine = table[dist.get_rank()]
+    mine.fill_(count)  # not copied from the host: a GPU would wait, in each layer
+    mine[:-1] = torch.cat([mean, var])
     dist.all_reduce(table)
     means, variances, counts = table.split([channels, channels, 1], dim=1)
     total = counts.sum()

@@ -77,6 +77,13 @@ def test_batch_norm_is_that_of_the_whole_batch(both: list[dict[str, Any]], numbe
         assert found["kind"] == type(norm).__module__, "the layer is what it was"
 
 
+def test_no_layer_makes_a_gpu_wait(both: list[dict[str, Any]]) -> None:
+    """106 waits in a step of ResNet-50 under TRADES would leave nothing to launch ahead."""
+    for found in both:
+        assert "aten::var_mean.correction" in found["operators"]
+        assert not {"aten::lift_fresh", "aten::_local_scalar_dense"} & set(found["operators"])
+
+
 def test_nothing_is_exchanged_in_eval_mode(both: list[dict[str, Any]]) -> None:
     """Not by a layer without running statistics either: the last batch of a validation may be too
     small for all, and who has none of it would be waited for."""

@@ -3,15 +3,31 @@
 usage: two_processes.py RANK FOLDER; reads FOLDER/batch.pt, writes FOLDER/RANK.pt
 """
 
+import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustlabels.training.sharing import Share
 from robustlabels.training.synced_norm import synced
+
+
+class Operators(TorchDispatchMode):
+    """Writes down the names of all operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.name())
+        return func(*args, **(kwargs or {}))
+
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 dist.init_process_group("gloo", f"file://{folder / 'meet'}", rank=rank, world_size=2)
@@ -45,6 +61,10 @@ wide = nn.Parameter(torch.ones(3, dtype=torch.float64))
 shared.grad, wide.grad = torch.full((2, 2), 1.0 + rank), torch.full((3,), 0.5, dtype=torch.float64)
 if rank == 1:
     only_second.grad = torch.eye(2)
+# What a layer must not do on a GPU, there or back: copy from the host, or to it.
+norm, x, weights, rows = copy.deepcopy(cases[0])
+with synced(nn.Sequential(norm)), Operators() as operators:
+    (norm(x[rows[rank]].requires_grad_()) * weights[rows[rank]]).sum().backward()
 # In eval mode one process may have a batch, and another none.
 norm, x, _, rows = cases[2]
 alone = None
@@ -55,5 +75,6 @@ flag = torch.tensor(False)
 Share.here().sum_gradients([shared, only_second, idle, wide], flag)
 sums = [p.grad for p in (shared, only_second, idle, wide)]
 result = {"norms": found, "sums": sums, "flag": bool(flag), "alone": alone}
+result["operators"] = sorted(operators.seen)
 torch.save(result, folder / f"{rank}.pt")
 dist.destroy_process_group()

@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -26,6 +26,9 @@ TRIALS = 4
 WORTH_TRYING = 900.0
 """Seconds of training that must be left: compiling takes minutes."""
 CLEARLY_FASTER = 0.97
+GRAPHS = 256
+"""That torch keeps of one forward function. Its own 8 are spent after a few runs in one process,
+and those that follow would run eagerly."""
 
 
 def check_compiler(device: torch.device) -> None:
@@ -68,6 +71,7 @@ class Compiling:
         self._eager, self._compiled = list[float](), list[float]()
         self._rows = 0
         self._forward: Callable[..., object] | None = None
+        self._room: AbstractContextManager[None]
 
     def run(self, step: Callable[[], None], rows: int, left: int) -> None:
         """Take a step.
@@ -112,9 +116,11 @@ class Compiling:
         own = self._model.__dict__.get("forward")  # a user may have put one on the object
         if self._forward is None:
             self._forward = torch.compile(self._model.forward, dynamic=False)
+            self._room = torch._dynamo.config.patch(cache_size_limit=GRAPHS)
         self._model.forward = self._forward
         try:
-            yield
+            with self._room:
+                yield
         finally:
             del self._model.forward
             if own is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -80,6 +81,25 @@ def test_a_forward_on_the_object_comes_back() -> None:
     steps.model.forward = own = lambda x: x  # type: ignore[method-assign]
     steps.compiling.run(lambda: None, 8, MANY)
     assert steps.model.forward is own
+
+
+def test_the_fifth_model_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps 8 graphs of a function: a comparison's later runs said "compiled", and were not.
+    Traced, not compiled: that is what is counted."""
+    from torch._dynamo import reset
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    reset()
+    counters.clear()
+    for width in range(1, 6):
+        model = nn.Sequential(nn.Linear(2, width))
+        steps = Compiling(model, "on", CPU)
+        for training in (True, False):
+            model.train(training).requires_grad_(training)
+            steps.run(lambda model=model: model(torch.ones(4, 2)), 4, MANY)
+    assert counters["stats"]["unique_graphs"] == 10
+    reset()
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tiny: Any, options: Any) -> None:

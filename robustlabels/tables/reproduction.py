@@ -110,7 +110,10 @@ def beside(table: Table, row: Row, folder: Path) -> Beside:
         if figure.measured is None
     ]
     state = OTHER_SETTING if lines else MEASURED
-    return Beside(row, run, state, figures, (*lines, *_flags(found)))
+    told = [*lines, *_flags(found)]
+    if opened.config.teacher is not None:
+        told.append(f"its teacher is {opened.config.teacher}, whose own settings are not compared")
+    return Beside(row, run, state, figures, tuple(told))
 
 
 def attacked(judged: Evaluation, column: Column) -> tuple[str, Attacked] | None:
@@ -174,15 +177,17 @@ def _written_out(config: Config) -> dict[str, Any]:
 
 
 def _config_notes(wanted: Mapping[str, Any], config: Config) -> tuple[str, ...]:
-    """Each field in which the run's config is another."""
+    """Each field in which the run's config is another; of another thing, the name alone."""
     values = config.model_dump(exclude_none=True)
     values["eps"] = config.radius
     values["optimizer"]["lr"] = config.optimizer.learning_rate
     ours = _comparable(values)
+    differ = [f for f in dict.fromkeys((*wanted, *ours)) if ours.get(f) != wanted.get(f)]
+    renamed = {f.removesuffix(".name") for f in differ if f.endswith(".name")}
     return tuple(
-        f"{name} is {_shown(ours.get(name))}, the row's is {_shown(wanted.get(name))}"
-        for name in dict.fromkeys((*wanted, *ours))
-        if ours.get(name) != wanted.get(name)
+        f"{field} is {_shown(ours.get(field))}, the row's is {_shown(wanted.get(field))}"
+        for field in differ
+        if field.endswith(".name") or field.partition(".")[0] not in renamed
     )
 
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": ("--out", "new"),
     "audit": ("run",),
     "compare": ("run",),
+    "reproduce": (),
     "leaderboard": (),
     "submit": ("run/evaluation.json", "--out", "new"),
     "list": (),

@@ -133,6 +133,17 @@ def test_another_training(tmp_path: Path, setting: str, said: str) -> None:
     assert said in beside(tiny_table(), tiny_table().rows[0], tmp_path).notes
 
 
+@pytest.mark.filterwarnings("ignore:attack .* is not used")
+def test_another_thing(tmp_path: Path) -> None:
+    """Of another model the name is told, not each parameter that the row's has not."""
+    train(tiny_table(), tmp_path, "model=mlp", "model.hidden=[8]", "trainer=standard")
+    assert beside(tiny_table(), tiny_table().rows[0], tmp_path).notes == (
+        "model.name is mlp, the row's is linear",
+        "trainer.name is standard, the row's is pgd-at",
+        "attack.name is none, the row's is pgd",
+    )
+
+
 def test_what_is_no_other_training(tmp_path: Path) -> None:
     """Another seed or order in memory is the same setting."""
     train(tiny_table(), tmp_path, "seed=7", "channels_last=false", "save_every=100")
@@ -176,6 +187,16 @@ def test_another_data_set(runs: Path) -> None:
         "dataset is digits, the row's is mnist",
         "judged on: digits, the row's: mnist",
     )
+
+
+def test_a_teacher(runs: Path, tmp_path: Path) -> None:
+    """How it was trained is beyond what a row can check, so that is said."""
+    table = tiny_table("labels=ltd", "labels.temperature=5.0", "teacher=elsewhere")
+    train(table, tmp_path, f"teacher={runs / 'row'}")
+    judge(tmp_path)
+    found = beside(table, table.rows[0], tmp_path)
+    said = f"its teacher is {runs / 'row'}, whose own settings are not compared"
+    assert (found.state, found.notes) == ("measured", (said,))
 
 
 def test_virtual_classes(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """Our AutoAttack beside the official code: the same verdicts, and the time that each needs.
 
     python benchmarks/autoattack_speed.py --out benchmarks/results/autoattack_speed.json
+    python benchmarks/autoattack_speed.py --device cuda --times 10 --out OUT
 
 Three adversarially trained nets: an MLP and a LeNet on MNIST, a small CNN on the JPEG CIFAR-10
 (quality 75: not the original pixels). The official code is pyautoattack's, called directly. Each
 round judges new images with the standard version: official and ours with the same batches and seed,
 whose verdicts are compared image by image; and the official at other batch sizes, so that ours is
 timed against its best. The time is this process' CPU time on one thread, so that another process
-on the machine does not enter; a ratio is the quotient of the sums over all rounds. Rounds are kept
-in OUT as they end, and a second call goes on.
+on the machine does not enter; on a GPU it is the wall clock's, with so many times the images. A
+ratio is the quotient of the sums over all rounds. Rounds are kept in OUT as they end, and a second
+call goes on.
 """
 
 from __future__ import annotations
@@ -16,13 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from _timing import about as machine
+from _timing import seconds_of
 from torch import Tensor, nn
 
 import robustlabels as rl
@@ -43,7 +44,7 @@ SUBJECTS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(name: str, folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
+def trained(name: str, folder: Path, device: str, times: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The net, and its test images in random order."""
     about = SUBJECTS[name]
     data = make_dataset(about["dataset"], str(DATA))
@@ -62,17 +63,19 @@ def trained(name: str, folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
             epochs=about["epochs"],
             optimizer={"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4},
             schedule={"name": "cosine"},
-            device="cpu",
+            device=device,
             out=folder / name,
         )
-    x, y = drawn(data.test_split(), about["images"] * about["rounds"])
-    return load_run(folder / name).model.eval(), x, y
+    x, y = drawn(data.test_split(), times * about["images"] * about["rounds"])
+    return load_run(folder / name).model.eval().to(device), x.to(device), y.to(device)
 
 
 def official(model: nn.Module, x: Tensor, y: Tensor, eps: float, size: int) -> Tensor:
     from pyautoattack import AutoAttack
 
-    attack = AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=0, device="cpu")
+    attack = AutoAttack(
+        model, norm="Linf", eps=eps, version="standard", seed=0, device=x.device.type
+    )
     x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=size)
     with torch.no_grad():
         return (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
@@ -91,12 +94,15 @@ def one_round(model: nn.Module, x: Tensor, y: Tensor, eps: float, number: int) -
         f"official, batch {size // 5}": lambda: official(model, x, y, eps, size // 5),
     }
     names = list(contenders)
-    verdicts, seconds = {}, {}
+    verdicts: dict[str, Tensor] = {}
+    seconds = {}
     for name in names[number % 3 :] + names[: number % 3]:
-        start = time.process_time()
-        verdicts[name] = contenders[name]()
-        seconds[name] = time.process_time() - start
-    theirs, mine = verdicts[names[0]], verdicts["ours"]
+
+        def turn(name: str = name) -> None:
+            verdicts[name] = contenders[name]()
+
+        seconds[name] = seconds_of(turn, x.device.type)
+    theirs, mine = verdicts[names[0]].cpu(), verdicts["ours"].cpu()
     return {
         "images": size,
         "robust": int(mine.sum()),
@@ -124,25 +130,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/autoattack_speed"))
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--times", type=int, default=1, help="so many times the images of a round")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     result: dict[str, Any] = {
-        "what": "AutoAttack standard, Linf, CPU time on one thread",
-        "device": "cpu",
-        "processor": platform.processor() or platform.machine(),
-        "versions": {n: version(n) for n in ("torch", "pyautoattack", "robustlabels")},
+        "what": "AutoAttack standard, Linf: CPU time on one thread, on a GPU the wall clock's",
+        **machine(options.device, "pyautoattack"),
         "subjects": {},
     }
     if options.out.exists():
         result["subjects"] = json.loads(options.out.read_text())["subjects"]
     for name in options.subjects.split(","):
         about = SUBJECTS[name]
-        model, x, y = trained(name, options.runs)
+        model, x, y = trained(name, options.runs, options.device, options.times)
         found = result["subjects"].setdefault(name, {**about, "done": []})
         for number in range(len(found["done"]), about["rounds"]):
-            part = slice(number * about["images"], (number + 1) * about["images"])
+            size = options.times * about["images"]
+            part = slice(number * size, (number + 1) * size)
             found["done"].append(one_round(model, x[part], y[part], about["eps"], number))
             found["summary"] = summary(found["done"])
             options.out.parent.mkdir(parents=True, exist_ok=True)

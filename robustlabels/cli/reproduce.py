@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 def reproduce(
     table: Annotated[
-        str | None, typer.Argument(help="One of those that are listed without.")
+        str | None, typer.Argument(help="Its name; without one, all are listed.")
     ] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder with a RUN for each row; runs/TABLE by default.")

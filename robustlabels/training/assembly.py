@@ -146,6 +146,8 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     def loaded_teacher(named: Teacher) -> nn.Module:
         loaded = load_teacher(named, data.num_classes, checkpoints_model).to(device)
         output_shape(loaded, data, device, "the teacher")
+        if config.channels_last:  # as the images that it will be shown
+            loaded.to(memory_format=torch.channels_last)
         return loaded
 
     teachers = Teachers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -92,6 +92,34 @@ def test_a_trained_model_has_the_usual_order(tiny: Any, options: Any) -> None:
     with pytest.raises(TypeError):
         fit(model, (x.expand(-1, 3, -1, -1), y), progress=_broken, **options)
     assert all(p.is_contiguous() for p in model.parameters()), "after a failure, too"
+
+
+class Teacher(nn.Module):
+    """Writes down how its weights lie when it is asked."""
+
+    orders: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = flattening()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.orders.append(self.net[0].weight.is_contiguous(memory_format=torch.channels_last))
+        out: Tensor = self.net(x)
+        return out
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_teacher_has_the_images_order(tiny: Any, options: Any, last: bool) -> None:
+    """Each of its convolutions would turn its weights around, every step; the caller's module
+    stays as it was."""
+    x, y = tiny
+    teacher = Teacher()
+    data = (x.expand(-1, 3, -1, -1), y)
+    Teacher.orders.clear()
+    fit(flattening(), data, "ltd", teacher=teacher, **{**options, "channels_last": last})
+    assert Teacher.orders[-1] is last
+    assert teacher.net[0].weight.is_contiguous()
 
 
 def _broken(*_: Any) -> None:

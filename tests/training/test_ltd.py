@@ -81,4 +81,5 @@ def test_a_masking_temperature_is_warned_of(teacher: Path) -> None:
             fit("linear", "digits", given, "standard", teacher=teacher, **QUICK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        student(teacher, 12.0, trainer="standard")
+        scheme = {"name": "ltd", "temperature": 12.0}
+        fit("linear", "digits", scheme, "standard", teacher=teacher, **QUICK)

@@ -328,7 +328,7 @@ def _common(rounds: int, art_target: str) -> dict[str, Row]:
         "teachers": Row(
             "schemes with a teacher / `one-hot`, small-cnn",
             "at most 1.04",
-            lambda options: teachers(options, rounds),
+            lambda options: teachers(options, 41),  # a difference of a few percent
         ),
         "awp": Row("`awp` / none, small-cnn", "at most 1.13", awp),
         "memory-small": memory("small-cnn"),

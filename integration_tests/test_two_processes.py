@@ -125,7 +125,13 @@ import torch.distributed as dist
 import robustlabels as rl
 from robustlabels.training import PGDTraining
 
-dist.destroy_process_group = lambda: open("took-leave-" + os.environ["RANK"], "w").close()
+leave = dist.destroy_process_group
+
+def noted():
+    open("took-leave-" + os.environ["RANK"], "w").close()
+    leave()
+
+dist.destroy_process_group = noted
 
 class FailsAlone(PGDTraining):
     def inputs(self, step):

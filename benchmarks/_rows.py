@@ -164,8 +164,7 @@ def memory(net: str) -> Row:
     def measure(options: Options) -> list[Figure]:
         setting = options.setting(net, steps=2)
         found: dict[str, list[float]] = {"floor": [], "ours": []}
-        # A GPU's allocator says the same each time, and each process takes long to start there.
-        for _ in range(options.rounds(5 if options.device == "cpu" else 2)):
+        for _ in range(options.rounds(5)):
             for name, taken in found.items():
                 asked = json.dumps({"maker": name, **setting.__dict__})
                 done = subprocess.run(

@@ -4,7 +4,7 @@
     python benchmarks/speed.py --device cuda --out benchmarks/results/speed_gpu.json --seconds 400
     python benchmarks/speed.py --table benchmarks/results/speed_cpu.json ...
 
-The first takes about 25 minutes on one core, the second a session with a GPU. Each row is kept in
+The first takes about 40 minutes on one core, the second a session with a GPU. Each row is kept in
 OUT when it ends, and the same command goes on with the next; --seconds begins no row after so many.
 A row that fails is told, and left out. The last prints README's table from such files. --tiny
 rehearses everything in a minute.

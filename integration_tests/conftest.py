@@ -1,4 +1,4 @@
-"""What the integration tests share: fresh virtual environments."""
+"""What the integration tests share: one thread, and fresh virtual environments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in tests/, whose conftest may not be loaded
 
 
 @dataclass(frozen=True)

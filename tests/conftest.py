@@ -1,5 +1,4 @@
-"""Of all tests: one thread. Sums are in the same order on every machine, and tiny tensors need no
-more."""
+"""One thread: sums are in the same order on every machine, and tiny tensors need no more."""
 
 import os
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,76 @@ EXTRAS = {
     "search": ("optuna",),
     "distributed": ("accelerate",),
 }
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A set of versions that the unit tests pass with.
+
+    Attributes:
+        name: Name that ``doctor`` prints.
+        pythons: Versions of Python, major and minor.
+        versions: Version of each distribution.
+    """
+
+    name: str
+    pythons: tuple[str, ...]
+    versions: dict[str, str]
+
+
+# The first is .ci/lowest.txt; the second is what `.ci/run` and `.ci/versions` last installed.
+TESTED = (
+    Combination(
+        "lowest",
+        ("3.11",),
+        {
+            "matplotlib": "3.8.0",
+            "numpy": "1.26.0",
+            "packaging": "22.0",
+            "pluggy": "1.5.0",
+            "pyautoattack": "0.2.0",
+            "pydantic": "2.7.0",
+            "rich": "13.7.0",
+            "safetensors": "0.4.3",
+            "scikit-learn": "1.4.0",
+            "torch": "2.4.0",
+            "torchmetrics": "1.4.0",
+            "typer": "0.19.2",
+            "torchattacks": "3.5.1",
+            "adversarial-robustness-toolbox": "1.20.0",
+            "robustbench": "1.1.1",
+            "torchvision": "0.19.0",
+            "timm": "1.0.9",
+            "optuna": "3.6.0",
+            "accelerate": "1.0.0",
+        },
+    ),
+    Combination(
+        "newest, December 2026",
+        ("3.11",),
+        {
+            "matplotlib": "3.11.2",
+            "numpy": "2.4.6",
+            "packaging": "26.4",
+            "pluggy": "1.7.0",
+            "pyautoattack": "0.2.0",
+            "pydantic": "2.14.4",
+            "rich": "15.0.0",
+            "safetensors": "0.8.0",
+            "scikit-learn": "1.9.1",
+            "torch": "2.14.1",
+            "torchmetrics": "1.9.0",
+            "typer": "0.29.2",
+            "torchattacks": "3.5.1",
+            "adversarial-robustness-toolbox": "1.20.1",
+            "robustbench": "1.1.1",
+            "torchvision": "0.29.1",
+            "timm": "1.0.9",
+            "optuna": "5.0.0",
+            "accelerate": "1.15.0",
+        },
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +223,7 @@ def examine() -> dict[str, Any]:
     """The facts, as JSON: versions, devices, extras, defects of what is installed, plugins."""
     return {
         "versions": runs.versions(),
+        "tested": tested_versions(),
         "devices": _devices(),
         "extras": [_extra(name, distributions) for name, distributions in EXTRAS.items()],
         "defects": [asdict(d) for d in DEFECTS if _installed(d.package)],
@@ -161,6 +233,39 @@ def examine() -> dict[str, Any]:
             for error in r.errors
         ],
     }
+
+
+def tested_versions() -> dict[str, Any]:
+    """Compare the installed versions with the combinations in :data:`TESTED`.
+
+    Patch releases count as equal, and so does a distribution that is not installed.
+
+    Returns:
+        ``combination``, the name of the one that is installed, or None; and ``untested``, what
+        differs from the nearest one, as ``"torch 2.10.0 (tested: 2.14.1)"``.
+    """
+    python = platform.python_version()
+    nearest: tuple[Combination, list[str]] | None = None
+    for combination in TESTED:
+        different = []
+        if _minor(python) not in combination.pythons:
+            different.append(f"python {python} (tested: {', '.join(combination.pythons)})")
+        for package, tested in combination.versions.items():
+            installed = _version(package)
+            if installed is not None and _minor(installed) != _minor(tested):
+                different.append(f"{package} {installed} (tested: {tested})")
+
+        if nearest is None or len(different) < len(nearest[1]):
+            nearest = combination, different
+
+    assert nearest is not None
+    found, untested = nearest
+    return {"combination": None if untested else found.name, "untested": untested}
+
+
+def _minor(version: str) -> str:
+    """Return a version's major and minor number, as "2.14"."""
+    return ".".join(version.split("+", maxsplit=1)[0].split(".")[:2])
 
 
 def _devices() -> list[dict[str, str]]:
@@ -189,8 +294,12 @@ def _extra(name: str, distributions: tuple[str, ...]) -> dict[str, str]:
 
 
 def _installed(package: str) -> bool:
+    return _version(package) is not None
+
+
+def _version(package: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
     try:
-        importlib.metadata.version(package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
-from robustlabels.doctor import DEFECTS, EXTRAS, examine
+from robustlabels import doctor
+from robustlabels.doctor import DEFECTS, EXTRAS, TESTED, examine
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 PIP_KNOWS = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
@@ -60,3 +62,45 @@ def test_a_missing_extra_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "a-package-that-nobody-has" in extra["state"]
     assert extra["command"] == "pip install 'robustlabels[vision]'"
+
+
+def _pins(lines: list[str]) -> dict[str, str]:
+    """The versions of ``name==version`` or ``name>=version`` lines."""
+    pairs = (re.fullmatch(r"([\w-]+)[=>]=([\d.]+)", line) for line in lines)
+    return {pair[1]: pair[2] for pair in pairs if pair is not None}
+
+
+def _padded(version: str) -> tuple[int, ...]:
+    numbers = [int(number) for number in version.split(".")]
+    return tuple(numbers + [0] * (3 - len(numbers)))
+
+
+def test_lower_bounds_are_the_versions_that_ci_tests() -> None:
+    """A bound in pyproject.toml that no test has ever installed does not work for long."""
+    root = Path(__file__).parents[1]
+    pinned = _pins((root / ".ci/lowest.txt").read_text().splitlines())
+    extras = PYPROJECT["optional-dependencies"]
+    declared = [*PYPROJECT["dependencies"], *(line for name in extras for line in extras[name])]
+    bounds = _pins([line.split(" ")[0] for line in declared if not line.startswith("robustlabels")])
+    for tool in ("mypy", "ruff"):  # these check the code, and are not run by the unit tests
+        bounds.pop(tool)
+
+    assert {k: _padded(v) for k, v in pinned.items()} == {k: _padded(v) for k, v in bounds.items()}
+    tests_need = set(_pins(extras["test"]))
+    assert {k: v for k, v in pinned.items() if k not in tests_need} == TESTED[0].versions
+
+
+@pytest.mark.parametrize(
+    ("version", "untested"), [("2.14.9+cu130", []), ("2.13.0", ["torch 2.13.0 (tested: 2.14.1)"])]
+)
+def test_tested_versions(
+    monkeypatch: pytest.MonkeyPatch, version: str, untested: list[str]
+) -> None:
+    """A patch release counts as tested, an untested minor release is named."""
+    installed = {**TESTED[1].versions, "torch": version}
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.11.7")
+
+    report = doctor.tested_versions()
+    assert report["untested"] == untested
+    assert report["combination"] == (None if untested else TESTED[1].name)

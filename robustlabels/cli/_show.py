@@ -65,7 +65,7 @@ def progress_bars() -> Iterator[Progress]:
         TimeRemainingColumn,
     )
 
-    with Progress(
+    bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
@@ -76,7 +76,12 @@ def progress_bars() -> Iterator[Progress]:
         console=console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=False,
-    ) as bars:
+    )
+    if bars.disable:  # never started, because rich before 15 ends a disabled display with a newline
+        yield bars
+        return
+
+    with bars:
         yield bars
 
 

@@ -25,6 +25,11 @@ def doctor(
         _show.print_json(found)
         return
     _show.print_table(("package", "version"), found["versions"].items(), "Versions")
+    tested = found["tested"]
+    if tested["untested"]:
+        print("Tested versions: no, " + "; ".join(tested["untested"]) + "\n")
+    else:
+        print(f"Tested versions: yes ({tested['combination']})\n")
     _show.print_table(
         ("device", "detail"), [(d["device"], d["detail"]) for d in found["devices"]], "Devices"
     )

@@ -39,7 +39,7 @@ def test_out_is_the_folder_itself(cli: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("new-plugin", "Missing argument 'name'"),
+        ("new-plugin", "Missing argument"),
         ("new-plugin 'a b'", "must be letters, digits"),
         ("new-plugin torch", "would hide the module 'torch'"),
         ("new-plugin mine --out taken", "taken already holds files"),

@@ -110,7 +110,8 @@ def _beta(a: float, b: float, n: int, x: Tensor, generator: torch.Generator | No
     if n == 0:
         return torch.empty(0, device=x.device)
     shape = torch.empty(n, 2, dtype=torch.float64, device=x.device)
-    shape[:, 0], shape[:, 1] = a, b  # filled there: a copy from the host would make a GPU wait
+    shape[:, 0].fill_(a)  # because a copy from the host would make a GPU wait
+    shape[:, 1].fill_(b)
     uniform = 1 - torch.rand(n, 2, dtype=torch.float64, device=x.device, generator=generator)
     gamma = torch._standard_gamma(shape + 1, generator).log() + uniform.log() / shape
     return (gamma[:, 0] - gamma[:, 1]).sigmoid().to(torch.float32)

@@ -18,7 +18,6 @@ WAITS = {
     "aten::_local_scalar_dense",
     "aten::equal",
     "aten::is_nonzero",
-    "aten::lift_fresh",  # torch.tensor(...): on a GPU a copy from the host
     "aten::masked_select",
     "aten::nonzero",
     "aten::_unique2",

@@ -52,6 +52,7 @@ def fit(
     resume: bool = False,
     progress: Progress | bool | None = None,
     num_classes: int | None = None,
+    layer: str | None = None,
     **options: Any,
 ) -> FitResult:
     """Train a model with a label scheme; ``robustlabels train`` in Python.
@@ -76,6 +77,8 @@ def fit(
         progress: True for a progress bar, or a callback that gets (completed steps, all steps, the
             epoch's record or None).
         num_classes: K, for tensors that may lack the last classes.
+        layer: Name of a given model's last layer (as in ``model.named_modules()``), a ``Linear`` or
+            a 1x1 ``Conv2d``, where the scheme needs more outputs; the last ``Linear`` by default.
         **options: any other field of ``robustlabels.config.Config``, tables as dicts.
 
     Returns:
@@ -97,6 +100,7 @@ def fit(
         epochs=epochs,
         seed=seed,
         init=init,
+        layer=layer,
         **options,
     )
     return fit_config(

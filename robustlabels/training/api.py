@@ -53,6 +53,7 @@ def fit(
     progress: Progress | bool | None = None,
     num_classes: int | None = None,
     layer: str | None = None,
+    scheduler: Any = None,
     **options: Any,
 ) -> FitResult:
     """Train a model with a label scheme; ``robustlabels train`` in Python.
@@ -79,7 +80,11 @@ def fit(
         num_classes: K, for tensors that may lack the last classes.
         layer: Name of a given model's last layer (as in ``model.named_modules()``), a ``Linear`` or
             a 1x1 ``Conv2d``, where the scheme needs more outputs; the last ``Linear`` by default.
-        **options: any other field of ``robustlabels.config.Config``, tables as dicts.
+        scheduler: Scheduler from ``torch.optim.lr_scheduler``, or a function that makes one for the
+            optimizer; it takes a step after each epoch, in place of ``schedule``.
+        **options: any other field of ``robustlabels.config.Config``, tables as dicts. ``optimizer``
+            may also be a torch optimizer, its class or a ``functools.partial`` of it, or a
+            function of the model that returns one.
 
     Returns:
         The result; its model has the best weights by validation.
@@ -101,6 +106,7 @@ def fit(
         seed=seed,
         init=init,
         layer=layer,
+        scheduler=scheduler,
         **options,
     )
     return fit_config(

@@ -50,6 +50,7 @@ from robustlabels.training.extra import resolved as extra_settings
 from robustlabels.training.facts import run_facts
 from robustlabels.training.initial import start_from
 from robustlabels.training.layout import with_layout
+from robustlabels.training.optimizers import resolve_optimizer
 from robustlabels.training.randaugment import check_augmentable
 from robustlabels.training.teachers import Teacher, Teachers, load_teacher
 from robustlabels.training.trainer import Run, uses_attack
@@ -59,7 +60,8 @@ from robustlabels.training.trainer import Run, uses_attack
 class Given:
     """Objects from Python that stand in for names of the config.
 
-    The last seven have no name: the caller's optimizer instead of the config's; a scheduler of it,
+    The last seven have no name: the caller's optimizer instead of the config's; a scheduler of it
+    (or functions that make them, see ``resolve_optimizer``),
     stepped after each epoch; the reduction of the cross-entropy; and int64 indices of the training
     split that are held out, instead of ``validation`` drawn ones; the pseudo-labels of extra data
     that the run has made already; whether it has a state to go on from, so that no starting
@@ -76,8 +78,8 @@ class Given:
     extra: ExtraData | None = None
     extra_teacher: Teacher | None = None
     names: list[str] = field(default_factory=list)
-    optimizer: torch.optim.Optimizer | None = None
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    optimizer: Any = None
+    scheduler: Any = None
     reduction: str = "mean"
     held_out: Tensor | None = None
     pseudo_labels: Tensor | None = None
@@ -196,6 +198,9 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     trainer.setup(run)
     if config.teacher is not None and not teachers.asked:
         _warn_of_idle_teacher(config, given)
+    given_optimizer, scheduler = resolve_optimizer(
+        model, given.optimizer, given.scheduler, config.optimizer
+    )
     engine = Engine(
         model=model,
         scheme=scheme,
@@ -209,8 +214,8 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         device=device,
         teacher=frozen,
         averages=averages,
-        given_optimizer=given.optimizer,
-        scheduler=given.scheduler,
+        given_optimizer=given_optimizer,
+        scheduler=scheduler,
         reduction=given.reduction,
         extra=extra,
     )

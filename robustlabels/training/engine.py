@@ -184,6 +184,7 @@ class Engine:
             "done": self.done,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": _own_state(self.scheduler),
             "averages": {str(d): a.state_dict() for d, a in self.averages.items()},
             "trainer": _own_state(self.trainer),
             "scheme": _own_state(self.scheme),
@@ -199,6 +200,8 @@ class Engine:
         """Go on from a saved state, on the same config and data."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state.get("scheduler") is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
         for decay, average in self.averages.items():
             average.load_state_dict(state["averages"][str(decay)])
         for owner, saved in ((self.trainer, state["trainer"]), (self.scheme, state["scheme"])):

@@ -40,6 +40,7 @@ def read_request(
             raise BadValueError(f"fit has no {option}=: give it as {instead}=")
     given = Given(layer=options.pop("layer", None))
     init, extra, extra_teacher = (options.pop(k, None) for k in ("init", "extra", "extra_teacher"))
+    _take_optimizer(options, given)
     values: dict[str, Any] = {k: _plain(v) for k, v in options.items()}
     values["model"] = _named(model, nn.Module, given, "model")
     values["labels"] = _named(scheme, None, given, "scheme")
@@ -72,6 +73,20 @@ def read_request(
         elif model_or_path is not None:
             values[slot] = str(model_or_path)
     return make_config(values), given
+
+
+def _take_optimizer(options: dict[str, Any], given: Given) -> None:
+    """Move the caller's own optimizer and scheduler from the options to the objects."""
+    if not isinstance(options.get("optimizer", {}), Mapping):
+        given.optimizer = options.pop("optimizer")
+        given.names.append("optimizer")
+    given.scheduler = options.pop("scheduler", None)
+    if given.scheduler is not None:
+        given.names.append("scheduler")
+    if options.get("schedule") is not None and (given.optimizer or given.scheduler):
+        raise BadValueError(
+            "schedule is for the config's own optimizer: give one of your own a scheduler="
+        )
 
 
 def _use_batch_size(data: Any, values: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ _PUBLIC = {
     "Mix": "robustlabels.labels",
     "Scheme": "robustlabels.labels",
     "adapt_model": "robustlabels.models",
+    "audit": "robustlabels.evaluation",
     "real_classes": "robustlabels.models",
     "evaluate": "robustlabels.evaluation",
     "fit": "robustlabels.training",
@@ -36,6 +37,7 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from robustlabels.evaluation import audit as audit
     from robustlabels.evaluation import evaluate as evaluate
     from robustlabels.factories import list_attacks as list_attacks
     from robustlabels.factories import list_datasets as list_datasets
@@ -69,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted(__all__)

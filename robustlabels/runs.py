@@ -37,6 +37,18 @@ CONFIG, BEST, LAST, AVERAGE = (
 )
 METRICS, SUMMARY, STATE = "metrics.jsonl", "run.json", "state"
 WEIGHTS = {"best": BEST, "last": LAST, "average": AVERAGE}
+# Where training loops keep the state dict in a checkpoint; the first one is used.
+_STATE_KEYS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "module",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+)
 _PACKAGES = [
     "robustlabels",
     "torch",
@@ -156,24 +168,74 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         # Whatever a corrupt or hostile file makes the reader raise, the user's view is the same.
         raise RunError(f"{path} is not a readable checkpoint: {_first_line(error)}") from error
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
+    state = _innermost(state)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise RunError(f"{path} holds no state dict of tensors")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    return state
+
+
+def _innermost(state: Any) -> Any:
+    """Return the state dict inside a training loop's checkpoint, at any depth."""
+    while isinstance(state, dict):
+        inner = next((k for k in _STATE_KEYS if isinstance(state.get(k), dict)), None)
+        if inner is None:
+            break
+        state = state[inner]
+    return state
+
+
+def matched(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors under the names that a model uses for them.
+
+    ``DataParallel`` and ``AveragedModel`` put ``module.`` in front of each name, and
+    ``torch.compile`` puts ``_orig_mod.`` in front or inside; either side may have them. Checkpoints
+    from before torch 0.4.1 have no ``num_batches_tracked``: the model's values are used.
+
+    Args:
+        state: Checkpoint.
+        own: State dict of the model.
+    """
+    found = dict(state)
+    if set(found) != set(own):
+        plain_own = {_plain_name(name): name for name in own}
+        renamed = {plain_own.get(_plain_name(name), name): v for name, v in state.items()}
+        if len(plain_own) == len(own) and len(renamed) == len(state):
+            found = renamed
+    if "n_averaged" not in own:  # AveragedModel's counter
+        found.pop("n_averaged", None)
+
+    for name in set(own) - set(found):
+        layer, _, what = name.rpartition("num_batches_tracked")
+        if not what and f"{layer}running_mean" in found:
+            found[name] = own[name]
+    return found
+
+
+def _plain_name(name: str) -> str:
+    """Return a parameter's name without what wrappers of the model put into it."""
+    name = "".join(f"{part}." for part in name.split(".") if part != "_orig_mod").removesuffix(".")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
 
 
 def load_into(model: Any, state: Mapping[str, Tensor], path: Path | str) -> None:
-    """Put weights into a model; a RunError that names what doesn't fit if they are another's."""
+    """Load weights into a model, with :func:`matched` names.
+
+    Raises:
+        RunError: The weights do not fit; the message names what differs, prefixes first.
+    """
     own = model.state_dict()
+    state = matched(state, own)
     missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
     if missing or foreign or wrong:
-        if wrong:
+        prefix = _other_prefix(list(state), list(own))
+        if prefix is not None:
+            what = prefix
+        elif wrong:
             name = wrong[0]
             what = f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
         elif missing:
@@ -182,6 +244,25 @@ def load_into(model: Any, state: Mapping[str, Tensor], path: Path | str) -> None
             what = f"it has {foreign[0]}, which the model has not"
         raise RunError(f"{path} is not a checkpoint of this {type(model).__name__}: {what}")
     model.load_state_dict(dict(state))
+
+
+def _other_prefix(names: list[str], own: list[str]) -> str | None:
+    """Describe a prefix that only one of checkpoint and model has, or return None."""
+    for longer, shorter, fix in (
+        (names, own, "its names begin with {!r}, the model's do not: remove it from the names"),
+        (own, names, "the model's names begin with {!r}, its do not: put it before the names"),
+    ):
+        shortest = set(shorter)
+        for name in longer:
+            tails = [name[i + 1 :] for i, letter in enumerate(name) if letter == "."]
+            tail = next((tail for tail in tails if tail in shortest), None)
+            if tail is None:
+                continue
+            prefix = name.removesuffix(tail)
+            fitting = sum(n.startswith(prefix) and n[len(prefix) :] in shortest for n in longer)
+            if 2 * fitting > len(shortest) and not any(n.startswith(prefix) for n in shorter):
+                return fix.format(prefix)
+    return None
 
 
 def sha256(path: Path) -> str:

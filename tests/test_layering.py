@@ -24,6 +24,7 @@ ALLOWED = {
     "hookspecs": set(),
     "randomness": set(),
     "processes": {"errors"},
+    "display": {"errors", "processes"},
     "devices": {"errors"},
     "_compat": {"errors", "runs"},
     "labels": {"errors", "hookspecs", "randomness"},
@@ -44,6 +45,7 @@ ALLOWED = {
 GROUND = {
     *BOTTOM,
     "devices",
+    "display",
     "processes",
     "threat",
     "plugins",

@@ -160,14 +160,82 @@ def test_weights_round_trip(tmp_path: Path, suffix: str) -> None:
     assert names(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "net", None])
-def test_torch_checkpoints_of_others(tmp_path: Path, wrapper: str | None) -> None:
-    """The field wraps its state dicts, and DataParallel prefixes them."""
-    state = {f"module.{k}": v for k, v in model().state_dict().items()}
-    torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pt")
-    back = load_weights(tmp_path / "w.pt")
-    assert back.keys() == model().state_dict().keys()
-    load_into(model(), back, tmp_path / "w.pt")
+WRAPPERS = ["state_dict", "model_state_dict", "model", "net", "ema", "module", "state_dict_ema"]
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS, None])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_checkpoints_of_training_loops_load(
+    tmp_path: Path, wrapper: str | None, prefix: str
+) -> None:
+    """Loops wrap the state dict in a table; DDP and torch.compile prefix its names."""
+    state = {k: v + 1 for k, v in model().state_dict().items()}
+    saved: Any = {prefix + k: v for k, v in state.items()}
+    torch.save({wrapper: saved, "epoch": 3} if wrapper else saved, tmp_path / "w.pt")
+    mine = model()
+    load_into(mine, load_weights(tmp_path / "w.pt"), tmp_path / "w.pt")
+    assert all(torch.equal(v, state[k]) for k, v in mine.state_dict().items())
+
+
+def test_averaged_compiled_and_nested_models_load(tmp_path: Path) -> None:
+    """The real wrappers of torch, on either side, and a state dict two tables deep."""
+    source = model()
+    wanted = {k: v.clone() for k, v in source.state_dict().items()}
+    averaged = torch.optim.swa_utils.AveragedModel(source).state_dict()
+    torch.save({"model": {"state_dict": averaged}}, tmp_path / "w.pt")
+    mine = model()
+    load_into(mine, load_weights(tmp_path / "w.pt"), tmp_path / "w.pt")
+    assert all(torch.equal(v, wanted[k]) for k, v in mine.state_dict().items())
+
+    part = model()
+    part[0] = torch.compile(part[0])  # names such as 0._orig_mod.weight
+    compiled = torch.compile(model())
+    load_into(compiled, part.state_dict(), "w.pt")
+    load_into(part, wanted, "w.pt")
+    for target, same in ((compiled, model()), (part, source)):
+        values = runs.matched(target.state_dict(), same.state_dict())
+        assert len(values) == len(wanted)
+    assert torch.equal(part[0].weight, source[0].weight)
+
+
+def test_a_models_own_module_keeps_its_name(tmp_path: Path) -> None:
+    """``module`` is also an attribute's name: its weights must not be taken for a wrapper's."""
+    own = nn.Sequential()
+    own.add_module("module", nn.Linear(2, 2))
+    own.add_module("head", nn.Linear(2, 2))
+    torch.save(own.state_dict(), tmp_path / "w.pt")
+    load_into(own, load_weights(tmp_path / "w.pt"), tmp_path / "w.pt")
+    wrapped = {f"module.{k}": v + 1 for k, v in own.state_dict().items()}
+    before = own.module.weight.clone()
+    load_into(own, wrapped, "w.pt")
+    assert torch.equal(own.module.weight, before + 1)
+
+
+def test_checkpoints_without_num_batches_tracked_load() -> None:
+    """Checkpoints from before torch 0.4.1, and those of some other frameworks, lack it."""
+    mine = model()
+    mine[1].num_batches_tracked.fill_(7)
+    state = {k: v + 1 for k, v in mine.state_dict().items() if "num_batches" not in k}
+    load_into(mine, state, "w.pt")
+    assert int(mine[1].num_batches_tracked) == 7
+    assert torch.equal(mine[0].weight, state["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("prefixed", "message"),
+    [
+        (True, "its names begin with 'backbone.', the model's do not: remove it from the names"),
+        (False, "the model's names begin with 'backbone.', its do not: put it before the names"),
+    ],
+)
+def test_another_prefix_is_named_first(prefixed: bool, message: str) -> None:
+    """Every name differs then; one missing name says nothing about why."""
+    longer = nn.Sequential()
+    longer.add_module("backbone", model())
+    mine, other = (model(), longer) if prefixed else (longer, model())
+    with pytest.raises(RunError) as info:
+        load_into(mine, other.state_dict(), "w.pt")
+    assert message in one_line(info)
 
 
 def spoilt(path: Path) -> list[tuple[str, bytes]]:

@@ -17,6 +17,7 @@ from robustlabels.threat import parse_eps
 LOSSES = ("ce", "kl", "margin")
 STARTS = ("uniform", "gaussian", "none")
 MODES = ("eval", "train", "train-but-norm")
+_LOWEST = -1e30
 _START_SIGMA = 0.001
 
 
@@ -128,12 +129,16 @@ class PGD:
         """What each sample climbs: logits (N, D) -> (N,)."""
         if self.loss == "kl":
             with torch.no_grad():
-                reference = F.log_softmax(model(x).float(), dim=1)
+                reference = F.log_softmax(_bounded(model(x).float()), dim=1)
             weights = reference.exp()
             # KL(p || q) without the entropy of p, which does not depend on x'
-            return lambda z: (weights * (reference - F.log_softmax(z.float(), dim=1))).sum(dim=1)
+            return lambda z: (
+                weights * (reference - F.log_softmax(_bounded(z.float()), dim=1))
+            ).sum(dim=1)
         if self.loss == "margin":
             return lambda z: _margin(z, y)
+        if y.is_floating_point():
+            return lambda z: F.cross_entropy(_bounded(_floating(z)), y, reduction="none")
         return lambda z: F.cross_entropy(_floating(z), y, reduction="none")
 
     def _score(
@@ -180,6 +185,11 @@ def _norms(t: Tensor) -> Tensor:
 def _margin(z: Tensor, y: Tensor) -> Tensor:
     true = z.gather(1, y.unsqueeze(1)).squeeze(1)
     return z.scatter(1, y.unsqueeze(1), -torch.inf).amax(dim=1) - true
+
+
+def _bounded(z: Tensor) -> Tensor:
+    """Return logits without -inf: a class of probability 0 would make the sum over classes NaN."""
+    return z.masked_fill(z.isneginf(), _LOWEST)
 
 
 def _floating(z: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def as_dataset(data: Any, num_classes: int | None = None) -> DataSet:
     Args:
         data: a DataSet (returned as it is); a pair (x, y) of tensors or arrays, for training only;
             a map-style torch data set, or a ``DataLoader`` over one, which gives its data set,
-            ``num_workers`` and ``collate_fn`` (batch size and sampler are the engine's); or a pair
+            ``num_workers`` and ``collate_fn`` (``fit`` also takes its batch size; it shuffles
+            itself); or a pair
             of these for training and test, e.g. ``((x, y), (x_test, y_test))``. Images are uint8,
             or floating in [0, 1]: (N, C, H, W) or, with one channel, (N, H, W). Labels are class
             indices.

@@ -15,6 +15,7 @@ from robustlabels.attacks.base import Attack, held_still
 from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_size
 from robustlabels.data import DataSet, as_dataset
 from robustlabels.devices import named_device, on_device
+from robustlabels.display import shown
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import Progress, device_of
 from robustlabels.evaluation.checks import check_classifier, check_input_range
@@ -48,7 +49,7 @@ def evaluate(
     device: str | torch.device | None = None,
     scheme: Any = None,
     evaluations: Sequence[Named | Evaluation] = ("accuracy", "calibration"),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     keep_adversarial: bool = False,
     num_classes: int | None = None,
     data_root: str | None = None,
@@ -80,7 +81,8 @@ def evaluate(
             The model is moved back.
         scheme: the label scheme that the model was trained with, or K.
         evaluations: names, ``{"name": ..., "params": {...}}``, or evaluations.
-        progress: called as ``progress(share, text)``, the share rising from 0 to 1.
+        progress: True for a progress bar, or a callback ``progress(share, text)``; the share rises
+            from 0 to 1.
         keep_adversarial: return the adversarial inputs too, under "adversarial" (tensors).
         num_classes: K, where neither the data nor a scheme says it: a pair or a loader knows no
             more than its greatest label.
@@ -143,7 +145,11 @@ def evaluate(
         if isinstance(plan.attack, AutoAttack):
             plan.attack.check(x, dataset.num_classes)
     measures = plan_evaluations(evaluations)
-    with on_device(model, there), held_still(model):
+    with (
+        on_device(model, there),
+        held_still(model),
+        shown(progress, "evaluating") as report,
+    ):
         outputs = check_classifier(model, x, dataset.num_classes, size)
         if outputs > dataset.num_classes and not stated:
             raise BadValueError(
@@ -168,7 +174,7 @@ def evaluate(
                 held_out=_held_out(held_out, dataset.num_classes, x),
                 scheme=None if isinstance(scheme, int) else scheme,
             ),
-            progress=Stages([1.0, *(p.weight for p in plans), *(1.0 for _ in measures)], progress),
+            progress=Stages([1.0, *(p.weight for p in plans), *(1.0 for _ in measures)], report),
             state=None if state is None else Path(state),
         )
         result = judge.run(plans, measures)

@@ -85,9 +85,17 @@ def check_indices(name: str, value: Tensor, batch: int | None) -> None:
 
 
 def check_logits(
-    name: str, logits: Tensor, batch: int, widths: Sequence[int], check_values: bool
+    name: str,
+    logits: Tensor,
+    batch: int,
+    widths: Sequence[int],
+    check_values: bool,
+    allow_masked: bool = False,
 ) -> None:
-    """``logits`` is a floating (batch, one of widths) tensor without NaN or infinity."""
+    """Check that ``logits`` is a finite floating tensor (batch, one of widths).
+
+    With ``allow_masked``, values may be -inf, as those of classes that a model rules out.
+    """
     if not isinstance(logits, Tensor):
         raise BadValueError(f"{name} must be a torch.Tensor, not {type(logits).__name__}")
     if not logits.is_floating_point():
@@ -95,7 +103,10 @@ def check_logits(
     if logits.dim() != 2 or logits.shape[0] != batch or logits.shape[1] not in widths:
         allowed = " or ".join(str((batch, w)) for w in dict.fromkeys(widths))
         raise BadValueError(f"{name} must have shape {allowed}, not {tuple(logits.shape)}")
-    if check_values and not bool(torch.isfinite(logits).all()):
+    if not check_values:
+        return
+    allowed_values = logits < torch.inf if allow_masked else torch.isfinite(logits)
+    if not bool(allowed_values.all()):
         raise BadValueError(f"{name} must be finite, but has NaN or infinite values")
 
 

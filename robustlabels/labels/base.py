@@ -110,7 +110,10 @@ class LabelScheme:
                 raise BadValueError(self._missing(need))
         n, k = len(y), self.num_classes
         if logits is not None:
-            _checks.check_logits("logits", logits, n, [self.num_outputs], self.check_values)
+            unread = "logits" not in self.needs  # labels made from -inf would mean nothing
+            _checks.check_logits(
+                "logits", logits, n, [self.num_outputs], self.check_values, allow_masked=unread
+            )
         if teacher_logits is not None:
             widths = [k, self.num_outputs]
             _checks.check_logits("teacher_logits", teacher_logits, n, widths, self.check_values)

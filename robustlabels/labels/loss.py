@@ -30,6 +30,8 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") 
                 f"target must have shape {tuple(log_p.shape)} like the logits, "
                 f"not {tuple(target.shape)}"
             )
+        # A class of probability 0 has no part in the loss: 0 * -inf would make it NaN.
+        log_p = log_p.masked_fill(log_p.isneginf() & (target == 0), 0.0)
         losses = -(target.to(log_p.dtype) * log_p).sum(dim=1)
     else:
         losses = F.nll_loss(log_p, target, reduction="none")
@@ -46,7 +48,9 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor, reduction: str = "mean") -
     """
     log_p = F.log_softmax(_at_least_float32(p_logits), dim=1)
     log_q = F.log_softmax(_at_least_float32(q_logits), dim=1)
-    return _reduce((log_p.exp() * (log_p - log_q)).sum(dim=1), reduction)
+    # 0 log(0 / q) is 0, also where q is 0.
+    ratio = (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)
+    return _reduce((log_p.exp() * ratio).sum(dim=1), reduction)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

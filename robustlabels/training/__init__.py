@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from robustlabels.hookspecs import Register, hookimpl
 from robustlabels.loading import LoadedRun, load_run
-from robustlabels.training.api import FitResult, fit, fit_config
+from robustlabels.training.api import fit, fit_config
 from robustlabels.training.averaging import ExponentialAverage
 from robustlabels.training.fast_at import FastTraining
 from robustlabels.training.mart import Mart
 from robustlabels.training.mean_teacher import MeanTeacher
 from robustlabels.training.pgd_at import PGDTraining
+from robustlabels.training.result import FitResult
 from robustlabels.training.standard import Standard
 from robustlabels.training.step import ExtraBatch, Step
 from robustlabels.training.trades import Trades

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from robustlabels import __version__, processes, runs
 from robustlabels.config import Config
+from robustlabels.display import check_progress
 from robustlabels.errors import BadValueError
 from robustlabels.labels import set_value_checks
 from robustlabels.randomness import preserved
@@ -29,45 +30,10 @@ from robustlabels.training.folders import (
 from robustlabels.training.keeping import Keeper, Outcome, Record, Weights, best_of_each
 from robustlabels.training.layout import usual_layout
 from robustlabels.training.request import read_request
+from robustlabels.training.result import FitResult, Progress, reported
 from robustlabels.training.sharing import Share, check_shareable
 from robustlabels.training.teachers import Teacher
 from robustlabels.training.validation import validate
-
-Progress = Callable[[int, int, Record | None], None]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What training gave.
-
-    Attributes:
-        model: the trained model with the best weights, in eval mode, all its outputs; the
-            deployed classifier is ``robustlabels.real_classes(model, scheme)``.
-        scheme: the label scheme.
-        num_classes: K, the data set's classes.
-        config: resolved and complete.
-        history: a record for each epoch.
-        best: the best epoch's record, with the validation accuracies of the raw weights and, as
-            ``..._average``, of the averaged ones; "weights" is "raw" or "average".
-        last: the last epoch's raw weights.
-        average: the last averaged weights, with ``weight_averaging``.
-        test_accuracy: clean accuracy of the best weights on the test set, or None without one;
-            reported, never used to choose.
-        stopped: why training ended early, or None.
-        out: the RUN folder, or None.
-    """
-
-    model: nn.Module
-    scheme: Any
-    num_classes: int
-    config: Config
-    history: list[Record]
-    best: Record
-    last: Weights
-    average: Weights | None
-    test_accuracy: float | None
-    stopped: str | None
-    out: Path | None
 
 
 def fit(
@@ -84,8 +50,10 @@ def fit(
     init: Teacher | None = None,
     teacher: Teacher | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     num_classes: int | None = None,
+    layer: str | None = None,
+    scheduler: Any = None,
     **options: Any,
 ) -> FitResult:
     """Train a model with a label scheme; ``robustlabels train`` in Python.
@@ -107,9 +75,16 @@ def fit(
         init: weights to start from, as for ``teacher``; virtual classes that they lack are drawn.
         teacher: for schemes with a frozen one: a RUN folder, a checkpoint file or a module.
         resume: go on where the run in ``out`` was; it ends with the bits of one never stopped.
-        progress: called with (completed steps, all steps, the epoch's record or None).
+        progress: True for a progress bar, or a callback that gets (completed steps, all steps, the
+            epoch's record or None).
         num_classes: K, for tensors that may lack the last classes.
-        **options: any other field of ``robustlabels.config.Config``, tables as dicts.
+        layer: Name of a given model's last layer (as in ``model.named_modules()``), a ``Linear`` or
+            a 1x1 ``Conv2d``, where the scheme needs more outputs; the last ``Linear`` by default.
+        scheduler: Scheduler from ``torch.optim.lr_scheduler``, or a function that makes one for the
+            optimizer; it takes a step after each epoch, in place of ``schedule``.
+        **options: any other field of ``robustlabels.config.Config``, tables as dicts. ``optimizer``
+            may also be a torch optimizer, its class or a ``functools.partial`` of it, or a
+            function of the model that returns one.
 
     Returns:
         The result; its model has the best weights by validation.
@@ -130,6 +105,8 @@ def fit(
         epochs=epochs,
         seed=seed,
         init=init,
+        layer=layer,
+        scheduler=scheduler,
         **options,
     )
     return fit_config(
@@ -147,13 +124,14 @@ def fit_config(
     *,
     out: Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     given: Given | None = None,
     num_classes: int | None = None,
 ) -> FitResult:
     """Train what a config says; see :func:`fit`."""
     if resume and out is None:
         raise BadValueError("resume needs out, the run to go on with")
+    check_progress(progress)
     processes.join(config.device)
     given = given or Given()
     if resume and out is not None:
@@ -172,7 +150,8 @@ def fit_config(
         else:  # the folder is the first one's
             folder, progress = None, None
         try:
-            return replace(_train(assembly, folder, progress), out=out)
+            with reported(progress) as report:
+                return replace(_train(assembly, folder, report), out=out)
         finally:
             if assembly.config.channels_last:
                 usual_layout(assembly.engine.model)

@@ -29,6 +29,7 @@ from robustlabels.factories import (
 from robustlabels.labels import complete
 from robustlabels.models import adapt_model
 from robustlabels.models.dropping import set_dropout
+from robustlabels.models.normalize import normalized
 from robustlabels.models.zoo import is_zoo_name
 from robustlabels.plugins import default_params
 from robustlabels.randomness import derived_seed, seed_everything
@@ -49,6 +50,7 @@ from robustlabels.training.extra import resolved as extra_settings
 from robustlabels.training.facts import run_facts
 from robustlabels.training.initial import start_from
 from robustlabels.training.layout import with_layout
+from robustlabels.training.optimizers import resolve_optimizer
 from robustlabels.training.randaugment import check_augmentable
 from robustlabels.training.teachers import Teacher, Teachers, load_teacher
 from robustlabels.training.trainer import Run, uses_attack
@@ -58,11 +60,12 @@ from robustlabels.training.trainer import Run, uses_attack
 class Given:
     """Objects from Python that stand in for names of the config.
 
-    The last six have no name: the caller's optimizer instead of the config's; a scheduler of it,
+    The last seven have no name: the caller's optimizer instead of the config's; a scheduler of it
+    (or functions that make them, see ``resolve_optimizer``),
     stepped after each epoch; the reduction of the cross-entropy; and int64 indices of the training
     split that are held out, instead of ``validation`` drawn ones; the pseudo-labels of extra data
-    that the run has made already; and whether it has a state to go on from, so that no starting
-    weights are read.
+    that the run has made already; whether it has a state to go on from, so that no starting
+    weights are read; and the name of the given model's last layer.
     """
 
     model: nn.Module | None = None
@@ -75,12 +78,13 @@ class Given:
     extra: ExtraData | None = None
     extra_teacher: Teacher | None = None
     names: list[str] = field(default_factory=list)
-    optimizer: torch.optim.Optimizer | None = None
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    optimizer: Any = None
+    scheduler: Any = None
     reduction: str = "mean"
     held_out: Tensor | None = None
     pseudo_labels: Tensor | None = None
     resumed: bool = False
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,12 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     learnt = learnt_from(scheme, trainer)
     config = extra_settings(with_averaging(config, learnt))
     attack, config = _attack(config, given, trainer, scheme)
-    config = _with_defaults(_with_normalization(config, data, given), given)
+    config = _with_defaults(_with_normalization(config, data), given)
 
     def new_model(outputs: int, named: Named = config.model) -> nn.Module:
         return make_model(named.name, outputs, data.input_shape, **named.params)
 
-    model = _model(config, given.model, new_model, scheme, data, device)
+    model = _model(config, given, new_model, scheme, data, device)
     if config.augment.randaugment is not None:
         check_augmentable(data.input_shape[0])
     init_sha256 = _started(model, config, given, data)
@@ -194,6 +198,9 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
     trainer.setup(run)
     if config.teacher is not None and not teachers.asked:
         _warn_of_idle_teacher(config, given)
+    given_optimizer, scheduler = resolve_optimizer(
+        model, given.optimizer, given.scheduler, config.optimizer
+    )
     engine = Engine(
         model=model,
         scheme=scheme,
@@ -207,8 +214,8 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         device=device,
         teacher=frozen,
         averages=averages,
-        given_optimizer=given.optimizer,
-        scheduler=given.scheduler,
+        given_optimizer=given_optimizer,
+        scheduler=scheduler,
         reduction=given.reduction,
         extra=extra,
     )
@@ -226,7 +233,7 @@ def _started(model: nn.Module, config: Config, given: Given, data: DataSet) -> s
 
 def _model(
     config: Config,
-    given: nn.Module | None,
+    given: Given,
     new_model: Callable[[int], nn.Module],
     scheme: Any,
     data: DataSet,
@@ -234,13 +241,18 @@ def _model(
 ) -> nn.Module:
     """The model, on the device, with the outputs that the scheme needs."""
     seed_everything(derived_seed(config.seed, "weights"))
-    if given is None:
+    if given.model is None:
+        if given.layer is not None:
+            raise BadValueError("layer is for a model given from Python; named models need none")
         model = new_model(scheme.num_outputs)
     else:
-        model = given.to(device)
+        model = given.model.to(device)
         # A model that already has the outputs needs no linear layer to widen.
         if output_shape(model, data, device) != (2, scheme.num_outputs):
-            model = adapt_model(model, scheme)
+            model = adapt_model(model, scheme, given.layer)
+        if config.normalize:
+            params = config.model.params
+            model = normalized(model, data.input_shape[0], params["mean"], params["std"])
     model = model.to(device)
     set_dropout(model, config.dropout, scheme.num_outputs)
     check_outputs(model, data, scheme, device)
@@ -335,16 +347,16 @@ def _with_defaults(config: Config, given: Given) -> Config:
     return config.model_copy(update=resolved)
 
 
-def _with_normalization(config: Config, data: DataSet, given: Given) -> Config:
+def _with_normalization(config: Config, data: DataSet) -> Config:
     if not config.normalize:
         return config
-    if given.model is not None:
+    params = dict(config.model.params)
+    if not data.mean and not {"mean", "std"} <= set(params):
         raise BadValueError(
-            "normalize is for named models; put a normalisation layer into a model from Python"
+            f"normalize: {data.name!r} has no known mean and std; put a layer "
+            "robustlabels.models.Normalize(mean, std) in front of the model instead"
         )
-    if not data.mean:
-        raise BadValueError(f"normalize: {data.name!r} has no known mean and std")
-    params = {"mean": list(data.mean), "std": list(data.std), **config.model.params}
+    params = {"mean": list(data.mean), "std": list(data.std), **params}
     return config.model_copy(update={"model": Named(name=config.model.name, **params)})
 
 

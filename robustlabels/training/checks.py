@@ -38,6 +38,12 @@ def check_trainable(model: nn.Module, samples: int, config: Config) -> None:
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise BadValueError("the model has no parameter that requires a gradient: nothing to train")
+    broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if broken:
+        raise BadValueError(
+            f"the model's weights must be finite before training, but {broken[0]} has NaN or "
+            "infinite values: check the model, or the weights that it starts from (init)"
+        )
     norms = any(isinstance(m, _BatchNorm) for m in model.modules())
     if norms and samples // config.accumulate < 2:
         raise BadValueError(

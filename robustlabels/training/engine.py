@@ -30,7 +30,7 @@ from robustlabels.training.optimizers import make_optimizer
 from robustlabels.training.sharing import Share
 from robustlabels.training.stepping import Stepper, Sums
 from robustlabels.training.validation import Accuracy, validate
-from robustlabels.training.watch import LossWatch, OverfittingWatch
+from robustlabels.training.watch import CAUSES, LossWatch, OverfittingWatch, describe_break
 
 STATE_VERSION = 2
 LOOKS_PER_EPOCH = 4
@@ -184,6 +184,7 @@ class Engine:
             "done": self.done,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": _own_state(self.scheduler),
             "averages": {str(d): a.state_dict() for d, a in self.averages.items()},
             "trainer": _own_state(self.trainer),
             "scheme": _own_state(self.scheme),
@@ -199,6 +200,8 @@ class Engine:
         """Go on from a saved state, on the same config and data."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state.get("scheduler") is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
         for decay, average in self.averages.items():
             average.load_state_dict(state["averages"][str(decay)])
         for owner, saved in ((self.trainer, state["trainer"]), (self.scheme, state["scheme"])):
@@ -328,17 +331,16 @@ class Engine:
 
     def _refuse_broken(self, step: int) -> None:
         """A TrainingError if a loss, or what an optimizer's step made of it, is not finite."""
-        what = "loss" if self._losses.broken() else "weights" if not self._finite() else None
-        if what is not None:
+        if self._losses.broken() or not self._finite():
+            first = [place for place in processes.gather(int(self._losses.first)) if place]
+            cause = CAUSES[min(first) - 1] if first else "weights"
+            what, advice = describe_break(cause, step, self.total_steps)
             kept = (
                 f"the best checkpoint (epoch {self.best['epoch']}) is kept"
                 if self.best
                 else "no checkpoint was good yet"
             )
-            raise TrainingError(
-                f"the {what} became NaN or infinite by step {step} of {self.total_steps}; "
-                f"{kept}; lower optimizer.lr or set optimizer.clip_grad_norm=1"
-            )
+            raise TrainingError(f"{what}; {kept}; {advice}")
 
     def _finite(self) -> bool:
         finite = [p.detach().isfinite().all() for p in self.model.parameters()]

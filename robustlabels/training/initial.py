@@ -39,6 +39,7 @@ def start_from(model: nn.Module, source: Teacher, num_classes: int) -> str:
     if classes is not None:
         check_classes(f"init {name}", classes, num_classes)
     own = model.state_dict()
+    state = runs.matched(state, own)
     outputs = head_outputs(state, own, num_classes)
     if outputs is not None:
         if classes is None and outputs != num_classes:

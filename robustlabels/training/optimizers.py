@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from robustlabels.config import OptimizerConfig, ScheduleConfig
+from robustlabels.errors import BadValueError
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -25,6 +29,71 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         weight_decay=config.weight_decay,
         foreach=True,
     )
+
+
+def resolve_optimizer(
+    model: nn.Module, optimizer: Any, scheduler: Any, config: OptimizerConfig
+) -> tuple[torch.optim.Optimizer | None, LRScheduler | None]:
+    """Return the caller's optimizer and scheduler, made where the caller gave a factory.
+
+    Args:
+        model: Model to train.
+        optimizer: Optimizer of the model's parameters; its class, or a ``functools.partial`` of it,
+            which is called with the parameters that train; a function of the model; or None.
+        scheduler: Scheduler of that optimizer, a function of the optimizer, or None.
+        config: Settings of the optimizer that a scheduler without an optimizer gets.
+
+    Returns:
+        Both, or None for what was not given.
+
+    Raises:
+        ValueError: One of them is something else, or belongs to other parameters.
+    """
+    if optimizer is None and scheduler is None:
+        return None, None
+    made = _made_optimizer(model, optimizer, config)
+    if scheduler is None:
+        return made, None
+
+    if not isinstance(scheduler, LRScheduler) and callable(scheduler):
+        scheduler = scheduler(made)
+    if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler):
+        raise BadValueError(
+            "scheduler must be a torch scheduler that needs no metric, or a function of the "
+            f"optimizer that returns one, not {type(scheduler).__name__}"
+        )
+    if scheduler.optimizer is not made:
+        raise BadValueError(
+            "scheduler belongs to another optimizer: give that one as optimizer=, or a function, "
+            "scheduler=lambda optimizer: ..."
+        )
+    return made, scheduler
+
+
+def _made_optimizer(
+    model: nn.Module, optimizer: Any, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    if optimizer is None:
+        return make_optimizer(model, config)
+    target = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
+    if isinstance(target, type) and issubclass(target, torch.optim.Optimizer):
+        optimizer = optimizer([p for p in model.parameters() if p.requires_grad])
+    elif not isinstance(optimizer, torch.optim.Optimizer) and callable(optimizer):
+        optimizer = optimizer(model)
+
+    if isinstance(optimizer, torch.optim.LBFGS) or not isinstance(optimizer, torch.optim.Optimizer):
+        raise BadValueError(
+            "optimizer must be a table, a torch optimizer that needs no closure, or a function of "
+            f"the model that returns one, not {type(optimizer).__name__}"
+        )
+    own = set(map(id, model.parameters()))
+    if any(id(p) not in own for p in trained(optimizer)):
+        raise BadValueError(
+            "optimizer has parameters that are not the model's (a scheme with more outputs "
+            "replaces its last layer): give a function, optimizer=lambda model: torch.optim.SGD("
+            "model.parameters(), lr=0.1)"
+        )
+    return optimizer
 
 
 def rate_factor(config: ScheduleConfig, step: int, total_steps: int, epochs: int) -> float:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.utils.data import DataLoader
 
 from robustlabels.config import Config, make_config
 from robustlabels.data import as_dataset
 from robustlabels.data.extra import as_extra
-from robustlabels.errors import BadValueError
+from robustlabels.errors import BadValueError, RobustLabelsWarning
 from robustlabels.loading import OPAQUE
 from robustlabels.training.assembly import Given
 from robustlabels.training.teachers import Teacher
@@ -36,8 +38,9 @@ def read_request(
     for option, instead in (("labels", "scheme"), ("dataset", "data")):
         if option in options:
             raise BadValueError(f"fit has no {option}=: give it as {instead}=")
-    given = Given()
+    given = Given(layer=options.pop("layer", None))
     init, extra, extra_teacher = (options.pop(k, None) for k in ("init", "extra", "extra_teacher"))
+    _take_optimizer(options, given)
     values: dict[str, Any] = {k: _plain(v) for k, v in options.items()}
     values["model"] = _named(model, nn.Module, given, "model")
     values["labels"] = _named(scheme, None, given, "scheme")
@@ -51,6 +54,7 @@ def read_request(
     elif isinstance(data, str):
         values["dataset"] = data
     else:
+        _use_batch_size(data, values)
         given.data = as_dataset(data, num_classes)
         given.names.append("data")
         values["dataset"] = f"{OPAQUE}{type(data).__name__}"
@@ -69,6 +73,39 @@ def read_request(
         elif model_or_path is not None:
             values[slot] = str(model_or_path)
     return make_config(values), given
+
+
+def _take_optimizer(options: dict[str, Any], given: Given) -> None:
+    """Move the caller's own optimizer and scheduler from the options to the objects."""
+    if not isinstance(options.get("optimizer", {}), Mapping):
+        given.optimizer = options.pop("optimizer")
+        given.names.append("optimizer")
+    given.scheduler = options.pop("scheduler", None)
+    if given.scheduler is not None:
+        given.names.append("scheduler")
+    if options.get("schedule") is not None and (given.optimizer or given.scheduler):
+        raise BadValueError(
+            "schedule is for the config's own optimizer: give one of your own a scheduler="
+        )
+
+
+def _use_batch_size(data: Any, values: dict[str, Any]) -> None:
+    """Take the batch size of the training data's loader, or warn that it is not used."""
+    source = data[0] if isinstance(data, tuple | list) and data else data
+    size = source.batch_size if isinstance(source, DataLoader) else None
+    if size is None:
+        return
+    if size > 1:
+        used = values.setdefault("batch_size", size)
+    else:  # DataLoader's default, on which batch norm cannot train
+        used = values.get("batch_size", Config.model_fields["batch_size"].default)
+    if used != size:
+        warnings.warn(
+            f"the training loader's batch_size {size} is not used: batch_size is {used}; give "
+            "another one as batch_size=",
+            RobustLabelsWarning,
+            stacklevel=4,
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from robustlabels.labels import (
 )
 from robustlabels.models import real_classes
 from robustlabels.randomness import Rows
+from robustlabels.training.watch import LossWatch
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Step:
         reduction: str = "mean",
         share: float = 1.0,
         rows: Rows | None = None,
+        watch: LossWatch | None = None,
     ) -> None:
         self.model, self.x, self.y, self.index = model, x, y, index
         self.scheme, self.progress = scheme, progress
@@ -93,6 +95,7 @@ class Step:
         self._attack, self._reduction = attack, reduction
         self.share, self.rows = share, rows
         self._labels: Tensor | None = None
+        self._watch = watch
 
     def attack(self, labels: Tensor | None = None) -> Tensor:
         """Adversarial inputs from the run's attack on the model as it is.
@@ -144,6 +147,8 @@ class Step:
                 self.mix,
                 self.index,
             )
+            if self._watch is not None:
+                self._watch.note("labels", self._labels)
         return self._labels
 
     def ce(self, logits: Tensor) -> Tensor:
@@ -157,6 +162,8 @@ class Step:
         with torch.no_grad():
             hits = logits[:, : self.num_classes].argmax(dim=1) == self.y
             self.correct = hits.sum()
+        if self._watch is not None:
+            self._watch.note("model's logits", logits.detach(), masked=True)
         return soft_cross_entropy(logits, self.labels(logits), self._reduction)
 
     def reduced(self, values: Tensor) -> Tensor:

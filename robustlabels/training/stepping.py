@@ -142,6 +142,7 @@ class Stepper:
             self._update(done)
         else:
             self._perturbed(awp, parts, done, batch.total)
+        self.losses.note_each("weights", self.model.parameters())
         for average in self.averages.values():
             average.update()
 
@@ -179,13 +180,19 @@ class Stepper:
                 progress=done / self.total_steps,
                 attack=self.attack,
                 teacher_logits=self._teach(x),
+                watch=self.losses,
                 mix=mix,
                 extra=part.extra,
                 reduction=self.reduction,
                 share=len(x) / total,
                 rows=part.own,
             )
+            self.losses.note("training images", x)
+            if part.extra is not None:
+                self.losses.note("training images", part.extra.x)
+            self.losses.note("teacher's logits", step.teacher_logits, masked=True)
             self.trainer.inputs(step)
+            self.losses.note("adversarial images", step.x_adv)
         return step
 
     def _first_pass(self, step: Step, done: int) -> None:
@@ -212,6 +219,8 @@ class Stepper:
 
     def _update(self, done: int) -> None:
         self._collect(done)
+        gradients = (p.grad for p in trained(self.optimizer) if p.grad is not None)
+        self.losses.note_each("gradients", gradients)
         limit = self.config.optimizer.clip_grad_norm
         if limit is not None:
             nn.utils.clip_grad_norm_(trained(self.optimizer), limit)

@@ -48,6 +48,7 @@ def load_teacher(
         path = Path(teacher)
         state = runs.load_weights(path)
         model = new_model(num_classes)
+        state = runs.matched(state, model.state_dict())
         outputs = head_outputs(state, model.state_dict(), num_classes) or num_classes
         if outputs != num_classes:
             model = new_model(outputs)

@@ -22,8 +22,9 @@ from robustlabels.config import Config, make_config
 from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError, missing_extra
 from robustlabels.loading import OPAQUE
 from robustlabels.randomness import derived_seed, preserved, seed_everything
-from robustlabels.training.api import FitResult, fit_config
+from robustlabels.training.api import fit_config
 from robustlabels.training.assembly import Given, assemble
+from robustlabels.training.result import FitResult
 from robustlabels.training.step import Step
 
 TEMPERATURES: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 50.0)

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 CHANCE_FACTOR = 1.5
 FALL = 0.5
+CAUSES = (
+    "training images",
+    "teacher's logits",
+    "adversarial images",
+    "model's logits",
+    "labels",
+    "loss",
+    "gradients",
+    "weights",
+)
+"""What can be not finite in a step, in the order in which a step makes them."""
+STEPS_PER_LOOK = 1  # on a CPU, where looking is free
 LOOKS = 2  # in a row: of 14 healthy fast-at runs on digits, one fallen look alone stopped 4
 
 
@@ -21,17 +35,47 @@ class LossWatch:
 
     Attributes:
         flag: bool (), whether any loss so far was not finite.
+        first: int64 (), 1 + the place in ``CAUSES`` of what was not finite first; 0 for nothing.
     """
 
     def __init__(self, device: torch.device, every: int | None = None, alone: bool = True) -> None:
-        self._every = every or (1 if device.type == "cpu" else 25)
+        self._every = every or (STEPS_PER_LOOK if device.type == "cpu" else 25)
         self.flag = torch.zeros((), dtype=torch.bool, device=device)
+        self.first = torch.zeros((), dtype=torch.int64, device=device)
         self._seen = 0
         self._alone = alone
+
+    @torch.no_grad()
+    def note(self, cause: str, values: Tensor | None, masked: bool = False) -> None:
+        """Note values of a step; what is not finite first explains a loss that is not.
+
+        Args:
+            cause: One of ``CAUSES``.
+            values: Tensor, or None for nothing.
+            masked: Whether -inf is allowed, as in the logits of classes that are ruled out.
+        """
+        if values is None or not values.is_floating_point():
+            return
+        fine = values < torch.inf if masked else values.isfinite()
+        self._note(cause, fine.all())
+
+    @torch.no_grad()
+    def note_each(self, cause: str, tensors: Iterable[Tensor]) -> None:
+        """Note many tensors, such as a model's gradients."""
+        dense = [t.detach() for t in tensors if t.layout == torch.strided and t.numel()]
+        if dense:
+            greatest = torch._foreach_norm(dense, torch.inf)
+            self._note(cause, torch.stack([g.float() for g in greatest]).isfinite().all())
+
+    def _note(self, cause: str, fine: Tensor) -> None:
+        # Arithmetic, because asking would make a GPU wait.
+        new = (self.first == 0) & ~fine
+        self.first += (CAUSES.index(cause) + 1) * new
 
     def saw(self, loss: Tensor) -> bool:
         """Note a loss; True once one of them was NaN or infinite."""
         self.flag |= ~torch.isfinite(loss.detach())
+        self.note("loss", loss.detach())
         self._seen += 1
         return self._alone and self.due()
 
@@ -42,6 +86,32 @@ class LossWatch:
     def broken(self) -> bool:
         """Whether any loss so far was not finite."""
         return bool(self.flag)
+
+
+def describe_break(cause: str, step: int, total: int) -> tuple[str, str]:
+    """Return what became not finite, and what to do about it.
+
+    Args:
+        cause: One of ``CAUSES``.
+        step: Step by which it was noticed.
+        total: Steps of the run.
+    """
+    # The first step has changed no weights yet: its learning rate is not to blame.
+    rate = "lower optimizer.lr or set optimizer.clip_grad_norm=1"
+    later = f", or {rate}" if step > 1 else ""
+    advice = {
+        "training images": "check the data and its transforms, e.g. by x.isfinite().all()",
+        "teacher's logits": "check the teacher; it gets images in [0, 1]",
+        "adversarial images": "check the training attack and the model's input gradients",
+        "model's logits": "check the model's forward pass for a division by 0, a logarithm of 0 or "
+        f"an overflow{later}",
+        "labels": "check the label scheme",
+        "loss": f"check the trainer's loss for a division by 0 or a logarithm of 0{later}",
+        "gradients": "check the model and the loss for a sqrt, norm or logarithm at 0, whose "
+        f"gradient is infinite{later}",
+        "weights": rate,
+    }
+    return f"the {cause} became NaN or infinite by step {step} of {total}", advice[cause]
 
 
 class OverfittingWatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
@@ -301,3 +302,23 @@ def test_is_a_module_without_parameters_that_pickles() -> None:
     copy = pickle.loads(pickle.dumps(criterion.to(torch.float64)))
     z = torch.zeros(2, 6)
     assert torch.equal(copy(z, torch.tensor([0, 1])), criterion(z, torch.tensor([0, 1])))
+
+
+def test_a_class_of_probability_0_has_no_part_in_the_losses() -> None:
+    """Logits of -inf rule a class out; 0 * -inf must not make a finite loss or gradient NaN."""
+    z = torch.tensor([[1.0, 0.5, -math.inf]], dtype=torch.float64, requires_grad=True)
+    q = torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64)
+    p = z[:, :2].softmax(dim=1)
+    loss = soft_cross_entropy(z, q)
+    torch.testing.assert_close(loss, -(q[:, :2] * p.log()).sum())
+    (gradient,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(gradient, torch.cat([p - q[:, :2], q[:, 2:]], dim=1))
+
+    other = torch.tensor([[0.0, 0.0, -math.inf]], dtype=torch.float64)
+    divergence = kl_divergence(z, other)
+    torch.testing.assert_close(divergence, (p * (p / 0.5).log()).sum())
+    assert torch.autograd.grad(divergence, z)[0].isfinite().all()
+    assert torch.isposinf(soft_cross_entropy(z, torch.full_like(q, 1 / 3)))
+
+    scheme = LabelLoss(OneHot(3))
+    torch.testing.assert_close(scheme(z, torch.tensor([1])), -p[0, 1].log())

@@ -35,10 +35,9 @@ def test_command_line_names(tiny: Any, option: str, instead: str) -> None:
     refused(f"no {option}=: give it as {instead}=", model=MLP, data=tiny, **{option: "als"})
 
 
-def test_normalize_with_a_module(tiny: Any) -> None:
-    """The config said normalised, the model was not."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, K))
-    refused("normalize is for named models", model=model, data=tiny, normalize=True)
+def test_a_layer_of_a_named_model(tiny: Any) -> None:
+    """Named models are made with the outputs that they need."""
+    refused("layer is for a model given from Python", model=MLP, data=tiny, layer="1")
 
 
 @pytest.mark.parametrize("scheme", ["one-hot", "adr"])

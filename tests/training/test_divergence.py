@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlabels import runs
+from robustlabels import LabelScheme, make_scheme, runs
 from robustlabels.errors import TrainingError
-from robustlabels.training import PGDTraining, Standard, fit
+from robustlabels.training import PGDTraining, Standard, fit, watch
 from robustlabels.training.watch import LossWatch, OverfittingWatch
 
 K = 3
@@ -115,6 +115,130 @@ def test_minus_infinity_in_a_buffer_is_no_divergence(tiny: Any, options: dict[st
     net = model()
     net[1].register_buffer("mask", torch.full((2,), -math.inf))
     assert fit(net, tiny, "one-hot", "standard", **options).stopped is None
+
+
+class Shift(nn.Module):
+    """Adds a number to its inputs."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+
+class RootAtZero(nn.Module):
+    """Adds sqrt(0): finite, but its gradient is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zero = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.zero.square().sqrt()
+
+
+class NanImages:
+    """Images that are NaN except for the first, which is what is looked at before training."""
+
+    targets: ClassVar = [i % K for i in range(48)]
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return torch.full((1, 4, 4), math.nan if i else 0.5), self.targets[i]
+
+
+class NanLabels(LabelScheme):
+    """Labels that are no distribution."""
+
+    def _labels(self, y: Tensor, *_: Any, like: Tensor, **__: Any) -> Tensor:
+        return like.new_full((len(y), self.num_outputs), math.nan)
+
+
+class NanAttack:
+    """An attack that divides 0 by 0."""
+
+    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x * math.nan
+
+
+def nan_teacher() -> nn.Module:
+    return nn.Sequential(model(), Shift(math.nan))
+
+
+FIRST_STEP: dict[str, Any] = {
+    "training images": lambda: {"data": NanImages()},
+    "teacher's logits": lambda: {"scheme": "ltd", "teacher": nan_teacher()},
+    "adversarial images": lambda: {"trainer": "pgd-at", "attack": NanAttack()},
+    "model's logits": lambda: {"model": nn.Sequential(model(), Shift(math.inf))},
+    "labels": lambda: {"scheme": NanLabels(K)},
+    "loss": lambda: {"trainer": Breaks(1, nan)},
+    "gradients": lambda: {"model": nn.Sequential(model(), RootAtZero())},
+}
+
+
+@pytest.mark.parametrize("every", [1, 25])
+@pytest.mark.parametrize("cause", FIRST_STEP)
+@pytest.mark.filterwarnings("ignore::robustlabels.errors.RobustLabelsWarning")
+def test_what_broke_first_is_named(
+    tiny: Any,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    cause: str,
+    every: int,
+) -> None:
+    """A user who reads "lower the learning rate" at step 1 looks in the wrong place. A GPU looks
+    only now and then, when everything else is NaN too."""
+    monkeypatch.setattr(watch, "STEPS_PER_LOOK", every)
+    given = {"model": model(), "data": tiny, "scheme": "one-hot", "trainer": "standard"}
+    given |= FIRST_STEP[cause]()
+    with pytest.raises(TrainingError) as caught:
+        fit(**given, **{**options, "optimizer": {"momentum": 0.0}})
+    assert str(caught.value).startswith(f"the {cause} became NaN or infinite by step ")
+    if every == 1 and cause != "gradients":
+        assert "by step 1 of 3" in str(caught.value)
+        assert "optimizer.lr" not in str(caught.value)
+
+
+def test_a_learning_rate_that_is_too_high_is_named(tiny: Any, options: dict[str, Any]) -> None:
+    """Finite gradients times an impossible rate."""
+    options |= {"optimizer": {"lr": 1e38, "momentum": 0.0}}
+    steep = Breaks(1, lambda loss, net: loss * 1e4)
+    with pytest.raises(TrainingError, match=r"the weights became NaN .*lower optimizer\.lr"):
+        fit(model(), tiny, "one-hot", steep, **options)
+
+
+def test_weights_that_are_nan_before_training_are_refused(
+    tiny: Any, options: dict[str, Any]
+) -> None:
+    """They would make the logits NaN, which sends the user to the forward pass."""
+    net = model()
+    with torch.no_grad():
+        net[1].bias[1] = math.nan
+    with pytest.raises(ValueError, match=r"must be finite before training, but 1\.bias has NaN"):
+        fit(net, tiny, "one-hot", "standard", **options)
+
+
+class RulesOut(nn.Module):
+    """Gives the third class the logit -inf."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.masked_fill(torch.arange(K) == 2, -math.inf)
+
+
+@pytest.mark.parametrize("trainer", ["standard", "pgd-at", "trades", "mart"])
+def test_logits_of_minus_infinity_train(tiny: Any, options: dict[str, Any], trainer: str) -> None:
+    """A class that a model rules out has probability 0, and a finite loss stays finite."""
+    x, y = tiny
+    data = (x[y < 2], y[y < 2])
+    net = nn.Sequential(model(), RulesOut())
+    scheme = make_scheme("one-hot", num_classes=K)
+    result = fit(net, data, scheme, trainer, num_classes=K, **options)
+    assert all(math.isfinite(r["train_loss"]) for r in result.history)
+    assert all(p.isfinite().all() for p in net.parameters())
 
 
 def test_loss_watch() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,3 +204,101 @@ def test_clipping_is_of_the_whole_batch_with_accumulation(tiny: Any, options: di
     options |= {"optimizer": plain(clip_grad_norm=1.0), "schedule": {"name": "constant"}}
     result = fit(linear(), tiny, "one-hot", Slope(), accumulate=4, **options)
     torch.testing.assert_close(result.last["1.weight"], before - 3 * 0.5 / math.sqrt(51))
+
+
+ADAM = {"lr": 0.02, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("form", ["object", "class", "partial", "function"])
+def test_the_users_own_optimizer_trains(tiny: Any, options: dict[str, Any], form: str) -> None:
+    """Against a plain torch loop over the same batches: fit sets no rate of its own."""
+    net = linear()
+    given: Any = {
+        "object": lambda: torch.optim.Adam(net.parameters(), **ADAM),
+        "class": lambda: torch.optim.Adam,
+        "partial": lambda: functools.partial(torch.optim.Adam, **ADAM),
+        "function": lambda: lambda model: torch.optim.Adam(model.parameters(), **ADAM),
+    }[form]()
+    options |= {"batch_size": 48, "epochs": 3}
+    result = fit(net, tiny, "one-hot", "standard", optimizer=given, **options)
+
+    expected = linear()
+    optimizer = torch.optim.Adam(expected.parameters(), **({} if form == "class" else ADAM))
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(expected(tiny[0]), tiny[1]).backward()
+        optimizer.step()
+    torch.testing.assert_close(result.last["1.weight"], expected[1].weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("own_optimizer", [True, False])
+def test_the_users_own_scheduler_steps_after_each_epoch(
+    tiny: Any, options: dict[str, Any], tmp_path: Path, own_optimizer: bool
+) -> None:
+    """Also when the run is resumed: a scheduler that began again would raise the rate."""
+
+    def stop(done: int, total: int, record: Any) -> None:
+        if record is not None and record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    def given() -> dict[str, Any]:
+        net = linear()
+        optimizer: Any = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
+        steps = functools.partial(
+            torch.optim.lr_scheduler.MultiStepLR, milestones=[1, 3], gamma=0.1
+        )
+        if own_optimizer:
+            return {"model": net, "optimizer": optimizer, "scheduler": steps(optimizer)}
+        return {"model": net, "optimizer": {"lr": 0.5}, "scheduler": steps}
+
+    options |= {"epochs": 5, "data": tiny, "scheme": "one-hot", "trainer": "standard"}
+    whole = fit(**given(), **options)
+    rates = [record["lr"] for record in whole.history]
+    assert rates == pytest.approx([0.5, 0.05, 0.05, 0.005, 0.005])
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(**given(), **options, out=out, progress=stop)
+    resumed = fit(**given(), **options, out=out, resume=True)
+    assert resumed.history[2]["lr"] == pytest.approx(0.05)
+    assert torch.equal(resumed.last["1.weight"], whole.last["1.weight"])
+
+
+def test_a_factory_sees_the_widened_model(tiny: Any, options: dict[str, Any]) -> None:
+    """An object made before has the old last layer, which would never be trained."""
+    net = linear()
+    early = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"parameters that are not the model's .* give a function"):
+        fit(net, tiny, "vs", "standard", optimizer=early, **options)
+    net = linear()
+    before = net[1].weight.clone()
+    result = fit(net, tiny, "vs", "standard", optimizer=torch.optim.SGD, **options)
+    assert result.last["1.weight"].shape == (6, 16)
+    assert not torch.equal(result.last["1.weight"][:3], before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": 3}, "optimizer must be a table, a torch optimizer"),
+        ({"optimizer": torch.optim.LBFGS}, "needs no closure.* not LBFGS"),
+        ({"optimizer": lambda model: model}, "not Sequential"),
+        ({"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, "needs no metric"),
+        ({"scheduler": lambda optimizer: 3}, "not int"),
+        (
+            {"scheduler": lambda _: torch.optim.lr_scheduler.StepLR(another(), 1)},
+            "belongs to another optimizer",
+        ),
+        ({"optimizer": torch.optim.SGD, "schedule": {"name": "cosine"}}, "schedule is for"),
+    ],
+)
+def test_impossible_optimizers(
+    tiny: Any, options: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    """One line instead of a traceback in the first step."""
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(linear(), tiny, "one-hot", "standard", **given, **options)
+    assert "\n" not in str(caught.value)
+
+
+def another() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)

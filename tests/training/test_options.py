@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from robustlabels.training import PGDTraining, fit
 
@@ -176,6 +178,67 @@ def test_deterministic_is_on_while_it_trains_and_off_after_a_failure(
         fit(smooth_model(), tiny, "ls", Failing(), deterministic=True, **options)
     assert seen == [True]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+class HeadFirst(nn.Module):
+    """Its head is registered before the layer that feeds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(5, 3, 1)
+        self.body = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.flatten(1))[:, :, None, None]).flatten(1)
+
+
+def test_layer_names_the_head(tiny: Any, options: dict[str, Any]) -> None:
+    """The last Linear need not be the head; the refusal named an argument that fit had not."""
+    with pytest.raises(ValueError, match="layer"):
+        fit(HeadFirst(), tiny, "vs", "standard", **options)
+    result = fit(HeadFirst(), tiny, "vs", "standard", layer="head", **options)
+    assert result.model.head.out_channels == result.scheme.num_outputs == 6
+    with pytest.raises(ValueError, match="layer 'nose' is not in the model"):
+        fit(HeadFirst(), tiny, "vs", "standard", layer="nose", **options)
+
+
+def test_normalize_of_a_given_model(tiny: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    """It was refused; the layer goes in front of the model, and eps stays in pixels."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    options |= {"normalize": True, "epochs": 2}
+    result = fit(net, tiny, "vs", "pgd-at", out=tmp_path / "run", **options)
+    x = tiny[0]
+    expected = net((x - x.mean()) / x.std(correction=0))
+    torch.testing.assert_close(result.model(x), expected, rtol=1e-4, atol=1e-4)
+    assert result.config.model.params["mean"] == pytest.approx([float(x.mean())], abs=1e-4)
+
+    again = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    resumed = fit(again, tiny, "vs", "pgd-at", out=tmp_path / "run", resume=True, **options)
+    torch.testing.assert_close(resumed.model(x), result.model(x))
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "used", "warned"),
+    [(12, {}, 12, False), (12, {"batch_size": 8}, 8, True), (1, {}, 128, True)],
+)
+def test_a_loaders_batch_size(
+    tiny: Any,
+    options: dict[str, Any],
+    recwarn: pytest.WarningsRecorder,
+    size: int,
+    given: dict[str, Any],
+    used: int,
+    warned: bool,
+) -> None:
+    """It was ignored without a word: batches of 128 where the user had chosen 12."""
+    del options["batch_size"]
+    loader = DataLoader(TensorDataset(*tiny), batch_size=size)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    result = fit(net, (loader, loader), "one-hot", "standard", **options, **given)
+    assert result.config.batch_size == used
+    said = [str(w.message) for w in recwarn if "batch_size" in str(w.message)]
+    assert len(said) == warned
+    assert all(f"loader's batch_size {size} is not used: batch_size is {used}" in m for m in said)
 
 
 def test_normalize_goes_inside_the_model(options: dict[str, Any]) -> None:

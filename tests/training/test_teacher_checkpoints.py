@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustlabels.errors import RobustLabelsWarning, RunError
+from robustlabels.training import fit
 from robustlabels.training.teachers import load_teacher
 
 
@@ -52,3 +53,22 @@ def test_other_shapes_are_refused(tmp_path: Path, broken: dict[str, Any]) -> Non
     torch.save({**model.state_dict(), **broken}, tmp_path / "teacher.pt")
     with pytest.raises(RunError, match="not a checkpoint of this"):
         load_teacher(tmp_path / "teacher.pt", 3, student)
+
+
+def test_a_wrapped_checkpoint_is_a_teacher_and_a_start(
+    tiny: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Both look at the head's rows before they load, and so must know its name."""
+    source = student(5)
+    state = {f"_orig_mod.module.{k}": v for k, v in source.state_dict().items()}
+    torch.save({"ema": state}, tmp_path / "w.pt")
+    with pytest.warns(RobustLabelsWarning, match="has 5 outputs"):
+        teacher = load_teacher(tmp_path / "w.pt", 3, student)
+    x = tiny[0]
+    assert torch.equal(teacher(x), source.eval()(x)[:, :3])
+
+    still = {**options, "optimizer": {"lr": 1e-12}}
+    with pytest.warns(RobustLabelsWarning, match="has 5 outputs"):
+        result = fit(student(3), tiny, "one-hot", "standard", init=tmp_path / "w.pt", **still)
+    for name in ("2.weight", "3.weight", "3.bias"):
+        torch.testing.assert_close(result.last[name], source.state_dict()[name][:3])

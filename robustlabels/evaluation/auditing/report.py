@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from robustlabels.display import html_table, text_table
+
 CLAIM = 0.05
 """A model of which PGD leaves no more than this claims nothing that could be masked."""
 
@@ -90,6 +92,26 @@ class AuditReport:
             return "consistent"
         claimed, worst = 100 * self.attacks["PGD"], 100 * self.worst
         return f"masked: PGD {claimed:.1f} %, worst {worst:.1f} % ({self.worst_attack})"
+
+    def __repr__(self) -> str:
+        """Return the verdict, the accuracies and the names of the checks on a few lines."""
+        return text_table(f"AuditReport: {self.verdict}", self._rows())
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table, for notebooks."""
+        return html_table(f"AuditReport: {self.verdict}", self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        attacks = sorted(self.attacks.items(), key=lambda item: item[1])
+        failed = ", ".join(check.name for check in self.failed) or "none"
+        return [
+            ("images", f"{self.n}, within {self.norm} {self.eps:.4g}"),
+            ("clean accuracy", f"{self.clean_accuracy:.1%}"),
+            ("robust accuracy", f"{self.robust_accuracy:.1%}"),
+            ("attacks", ", ".join(f"{name} {left:.1%}" for name, left in attacks[:6])),
+            ("failed checks", f"{failed} (of {len(self.checks)})"),
+            ("resolution", f"{self.resolution:.1%}"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: the fields and properties; of the checks that failed the names."""

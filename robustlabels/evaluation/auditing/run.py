@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustlabels.attacks.base import held_still
 from robustlabels.attacks.official_autoattack import default_batch_size
+from robustlabels.display import shown
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import Progress, device_of, predict, share
 from robustlabels.evaluation.auditing.black_box import square, transfer
@@ -50,7 +51,7 @@ def audit(
     seed: int = 0,
     surrogate: nn.Module | None = None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> AuditReport:
     """Whether a model's robustness is real, or only its gradients are masked.
 
@@ -72,7 +73,7 @@ def audit(
         surrogate: a model whose adversarial inputs are tried on this one, on its device, e.g. one
             of the same architecture, trained elsewise. A small one is taught by default.
         batch_size: images at a time; 250 by default, 50 of those above 3x64x64.
-        progress: called as ``progress(share, text)``.
+        progress: True for a progress bar, or a callback ``progress(share, text)``.
 
     Raises:
         ValueError: a bad argument, or a model that gives no (N, D) for x.
@@ -89,7 +90,13 @@ def audit(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadValueError(f"{name} must be an integer of at least {least}, not {value!r}")
     x = x.detach().float().cpu()
-    with preserved(), held_still(model), torch.no_grad(), channels_last(model, x) as last:
+    with (
+        shown(progress, "auditing") as report,
+        preserved(),
+        held_still(model),
+        torch.no_grad(),
+        channels_last(model, x) as last,
+    ):
         outputs = _outputs(model, x)
         classes = outputs if num_classes is None else num_classes
         y = _labels(y, x, classes, outputs)
@@ -106,11 +113,11 @@ def audit(
             seed=seed,
             batch_size=size,
             device=device,
-            progress=progress,
+            progress=report,
         )
         checks = _checks(trial, surrogate) if bool(trial.clean.any()) else ()
-    if progress is not None:
-        progress(1.0, "done")
+        if report is not None:
+            report(1.0, "done")
     attacks = {name: share(left) for name, left in trial.found.items()}
     attacks = attacks or {"PGD": 0.0}  # nothing is right: nothing to attack
     return AuditReport(

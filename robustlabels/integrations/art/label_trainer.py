@@ -32,8 +32,9 @@ from robustlabels.integrations.art.unit_range import (
 )
 from robustlabels.labels import complete
 from robustlabels.threat import parse_eps
-from robustlabels.training.api import FitResult, fit_config
+from robustlabels.training.api import fit_config
 from robustlabels.training.request import read_request
+from robustlabels.training.result import FitResult
 
 try:
     from art.defences.trainer import Trainer

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as in tests/, whose conftest may not be loaded
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+os.environ.setdefault("ROBUSTLABELS_TEST_DATA", str(SHARED))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 
 
-@pytest.mark.skipif(not (DATA / "MNIST").is_dir(), reason="no MNIST in ../shared/data")
+@pytest.mark.skipif(not (DATA / "MNIST").is_dir(), reason="needs MNIST in ROBUSTLABELS_TEST_DATA")
 def test_art_with_labels_and_label_trainer_agree(tmp_path: Path) -> None:
     """The same labels, attack and optimizer through ART's TRADES and through our engine: more than
     two points apart would mean that one of them trains something else."""

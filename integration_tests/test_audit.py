@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from robustlabels.attacks import PGD
 from robustlabels.evaluation import AuditReport, audit
 from robustlabels.factories import make_dataset, make_model
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 EPS, N = 0.2, 100
 Images = tuple[Tensor, Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import robustlabels as rl
 from robustlabels.factories import make_dataset
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 
 
 def robustlabels(*arguments: str) -> None:
@@ -28,7 +29,7 @@ def robustlabels(*arguments: str) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="needs MNIST in ../shared/data")
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="needs MNIST in ROBUSTLABELS_TEST_DATA")
 def test_alps_section_5_on_mnist(tmp_path: Path) -> None:
     """What its tables 5 and 6 show on any data: inputs made on an ERM model harm another model, and
     less than its own do; and unbounded PGD leaves nothing."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 # Long enough to be stopped on the way: averages, an EMA teacher and saves within epochs.

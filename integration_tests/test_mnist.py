@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,9 +20,9 @@ import robustlabels as rl
 from robustlabels.testing import compose
 from robustlabels.testing.composition import OPTIONS
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 pytestmark = pytest.mark.skipif(
-    not (DATA / "MNIST").exists(), reason="needs MNIST in ../shared/data"
+    not (DATA / "MNIST").exists(), reason="needs MNIST in ROBUSTLABELS_TEST_DATA"
 )
 SCHEMES: dict[str, Any] = {name: name for name in rl.list_schemes()} | {
     f"vs({inner})": {"name": "vs", "inner": inner}

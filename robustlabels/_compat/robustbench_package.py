@@ -8,6 +8,7 @@ two, the one that was installed last wins. Symptom: ``load_model`` lacks paramet
 from __future__ import annotations
 
 import base64
+import csv
 import functools
 import hashlib
 import importlib
@@ -23,7 +24,17 @@ from robustlabels._compat.substitution import stand_ins
 from robustlabels.errors import MissingExtraError, missing_extra
 
 _BRINGS_A_COPY = "torchattacks"
-Files = dict[str, importlib.metadata.PackagePath]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A file of a distribution, and its SHA-256 in base64 as RECORD has it, or None."""
+
+    path: Path
+    sha256: str | None
+
+
+Files = dict[str, Recorded]
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def fault() -> Fault | None:
         return None
     version = importlib.metadata.version("robustbench")
     again = f"pip install --force-reinstall --no-deps robustbench=={version}"
-    real = Path(start.locate())
+    real = start.path
     if not real.is_file():
         return Fault(
             f"RobustBench {version} has lost files, as when {_BRINGS_A_COPY}, which owned them "
@@ -92,8 +103,8 @@ def fault() -> Fault | None:
         )
     theirs = _files(_BRINGS_A_COPY) or {}
     for path in files.keys() & theirs.keys():
-        there = _hash(Path(files[path].locate()))
-        if there != _recorded(files[path]) and there == _recorded(theirs[path]):
+        there = _hash(files[path].path)
+        if there != files[path].sha256 and there == theirs[path].sha256:
             return Fault(
                 f"RobustBench {version} is overwritten by the old package robustbench that "
                 f"{_BRINGS_A_COPY}, installed after it, brings",
@@ -115,16 +126,22 @@ def _pkg_resources() -> dict[str, ModuleType]:
 
 
 def _files(distribution: str) -> Files | None:
-    """A distribution's modules in the package robustbench, by path; None if it isn't there."""
+    """Return a distribution's modules in the package robustbench, by path; None if not installed.
+
+    RECORD is read here, because ``importlib.metadata.files`` leaves out lost files since Python
+    3.12.
+    """
     try:
-        listed = importlib.metadata.files(distribution) or []
+        found = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-    return {str(p): p for p in listed if p.parts[0] == "robustbench" and p.suffix == ".py"}
 
-
-def _recorded(path: importlib.metadata.PackagePath) -> str | None:
-    return None if path.hash is None else path.hash.value
+    files = {}
+    for path, digest, *_ in csv.reader((found.read_text("RECORD") or "").splitlines()):
+        if path.startswith("robustbench/") and path.endswith(".py"):
+            located = Path(str(found.locate_file(path)))
+            files[path] = Recorded(located, digest.partition("=")[2] or None)
+    return files
 
 
 def _hash(path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """cifar10-jpeg75, on two small files of its layout and, if it is there, the real one."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from robustlabels.data import DATASETS
 from robustlabels.data.jpeg75 import _read
 from robustlabels.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 load = DATASETS["cifar10-jpeg75"]
 
 
@@ -69,11 +70,11 @@ def test_missing(tmp_path, stage):
 
 
 @pytest.mark.skipif(
-    not (SHARED / "cifar10-jpeg75-test.npz").exists(), reason=f"no cifar10-jpeg75 in {SHARED}"
+    not (DATA / "cifar10-jpeg75-test.npz").exists(), reason=f"no cifar10-jpeg75 in {DATA}"
 )
 def test_the_real_test_file():
     """The staged files could share a mistake with the loader; the real one can't."""
-    split, classes = _read(SHARED / "cifar10-jpeg75-test.npz")
+    split, classes = _read(DATA / "cifar10-jpeg75-test.npz")
     assert split.x.shape == (10_000, 3, 32, 32)
     assert torch.bincount(split.y).tolist() == [1000] * 10
     assert classes[3] == "cat"

@@ -1,5 +1,6 @@
 """Loaders on files in the layouts that the data sets' pages and torchvision write."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from robustlabels.data import DATASETS
 from robustlabels.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(os.environ["ROBUSTLABELS_TEST_DATA"])
 
 
 @pytest.mark.parametrize(
@@ -108,10 +109,10 @@ def test_corrupt_pickle_and_mat(tmp_path, stage, verify):
         DATASETS["svhn"](root=tmp_path, verify=verify)
 
 
-@pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"no MNIST in {SHARED}")
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason=f"no MNIST in {DATA}")
 def test_the_real_mnist():
     """The staged files could share a mistake with the loader; LeCun's can't."""
-    data = DATASETS["mnist"](root=SHARED)
+    data = DATASETS["mnist"](root=DATA)
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     assert data.test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert torch.bincount(data.train.y).tolist()[:3] == [5923, 6742, 5958]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +27,8 @@ from robustlabels.data.checks import (
     check_range,
     count_classes,
 )
-from robustlabels.data.splits import DataSet, MapSplit, TensorSplit, joined
-from robustlabels.errors import BadValueError, DataError
+from robustlabels.data.splits import DataSet, MapSplit, Split, TensorSplit, joined
+from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning
 
 ALLOWED = (
     "a DataSet, a pair (x, y) of tensors or arrays, a map-style torch data set, a DataLoader, or a "
@@ -131,8 +132,24 @@ def with_validation(data: DataSet, validation: Any) -> tuple[DataSet, Tensor]:
             f"{given.input_shape}"
         )
     train = data.train_split()
+    _warn_of_test_images(given.train_split(), data)
     indices = torch.arange(len(given.train_split())) + len(train)
     return replace(data, train=joined(train, given.train_split())), indices
+
+
+def _warn_of_test_images(validation: Split, data: DataSet) -> None:
+    """Warn if validation images in memory are also test images: they would choose the weights."""
+    if not isinstance(validation, TensorSplit) or not isinstance(data.test, TensorSplit):
+        return
+    test = {hash(image.numpy().tobytes()) for image in data.test.x.cpu()}
+    found = sum(hash(image.numpy().tobytes()) in test for image in validation.x.cpu())
+    if found:
+        warnings.warn(
+            f"{found} of the {len(validation)} validation images are test images of "
+            f"{data.name!r}: the test accuracy of weights that they chose is too good",
+            RobustLabelsWarning,
+            stacklevel=2,
+        )
 
 
 def _pair(data: Any) -> tuple[Any, Any]:

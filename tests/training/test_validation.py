@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustlabels import runs
 from robustlabels.data import TensorSplit
+from robustlabels.errors import RobustLabelsWarning
 from robustlabels.training import PGDTraining, Standard, fit
 from robustlabels.training.validation import validate
 
@@ -410,3 +411,11 @@ def test_two_validation_sets_are_refused(tiny: Any, options: dict[str, Any]) -> 
     options |= {"validation": 0.1}
     with pytest.raises(ValueError, match="given twice"):
         fit({"name": "mlp", "hidden": [4]}, (tiny, tiny, tiny), "one-hot", "standard", **options)
+
+
+def test_test_images_as_validation_set_warn(tiny: Any, options: dict[str, Any]) -> None:
+    """Weights that test images chose are judged too well, and a submission would hide it."""
+    x, y = tiny
+    options |= {"validation": (x[30:], y[30:])}
+    with pytest.warns(RobustLabelsWarning, match="8 of the 18 validation images are test images"):
+        fit(model(), ((x[:30], y[:30]), (x[40:], y[40:])), "one-hot", "standard", **options)

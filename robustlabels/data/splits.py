@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -110,6 +111,45 @@ class MapSplit:
             # one that a worker process raised carries its traceback; its last line is the message
             last = str(error).strip().splitlines()[-1]
             raise DataError(last.removeprefix(f"{DataError.__module__}.DataError: ")) from error
+
+
+class JoinedSplit:
+    """Two splits one after the other; each batch must be of one of them.
+
+    Args:
+        first: Split with the indices from 0 on.
+        second: Split with the indices from ``len(first)`` on.
+    """
+
+    def __init__(self, first: Split, second: Split) -> None:
+        self.first = first
+        self.second = second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def batches(
+        self, indices: Iterable[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Split`."""
+        border = len(self.first)
+        for late, group in itertools.groupby(indices, lambda index: bool((index >= border).any())):
+            if late:
+                yield from self.second.batches([index - border for index in group], device)
+            else:
+                yield from self.first.batches(group, device)
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Return two splits as one, in memory where both are."""
+    if not isinstance(first, TensorSplit) or not isinstance(second, TensorSplit):
+        return JoinedSplit(first, second)
+    if first.x.dtype != second.x.dtype:
+        return JoinedSplit(first, second)
+    return TensorSplit(
+        torch.cat([first.x, second.x.to(first.x.device)]),
+        torch.cat([first.y, second.y.to(first.y.device)]),
+    )
 
 
 @dataclass(frozen=True)

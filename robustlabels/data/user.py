@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ from robustlabels.data.checks import (
     check_range,
     count_classes,
 )
-from robustlabels.data.splits import DataSet, MapSplit, TensorSplit
-from robustlabels.errors import BadValueError, DataError
+from robustlabels.data.splits import DataSet, MapSplit, Split, TensorSplit, joined
+from robustlabels.errors import BadValueError, DataError, RobustLabelsWarning
 
 ALLOWED = (
     "a DataSet, a pair (x, y) of tensors or arrays, a map-style torch data set, a DataLoader, or a "
-    "pair of these for training and test"
+    "pair of these for training and test, or a triple for training, validation and test"
 )
 
 
@@ -57,6 +58,7 @@ def as_dataset(data: Any, num_classes: int | None = None) -> DataSet:
             of these for training and test, e.g. ``((x, y), (x_test, y_test))``. Images are uint8,
             or floating in [0, 1]: (N, C, H, W) or, with one channel, (N, H, W). Labels are class
             indices.
+            A triple is (train, validation, test); its validation part is for ``fit``.
         num_classes: K; by default the number of the data set's ``classes``, or the greatest label
             + 1.
 
@@ -103,8 +105,57 @@ def as_dataset(data: Any, num_classes: int | None = None) -> DataSet:
     )
 
 
+def is_triple(data: Any) -> bool:
+    """Return whether ``data`` is (train, validation, test)."""
+    return isinstance(data, tuple | list) and len(data) == 3 and not _is_array(data[0])
+
+
+def with_validation(data: DataSet, validation: Any) -> tuple[DataSet, Tensor]:
+    """Append validation samples to a data set's training split.
+
+    Args:
+        data: Data set with a training split.
+        validation: Pair (x, y), torch data set or loader.
+
+    Returns:
+        The data set, and the indices of the validation samples in its training split.
+
+    Raises:
+        DataError: The validation samples have other shapes or classes.
+    """
+    if _is_array(validation) or is_triple(validation):
+        raise BadValueError("validation must be a pair (x, y), a torch data set or a loader")
+    given = as_dataset(validation, num_classes=data.num_classes)
+    if given.input_shape != tuple(data.input_shape):
+        raise DataError(
+            f"training and validation images have different shapes: {tuple(data.input_shape)} and "
+            f"{given.input_shape}"
+        )
+    train = data.train_split()
+    _warn_of_test_images(given.train_split(), data)
+    indices = torch.arange(len(given.train_split())) + len(train)
+    return replace(data, train=joined(train, given.train_split())), indices
+
+
+def _warn_of_test_images(validation: Split, data: DataSet) -> None:
+    """Warn if validation images in memory are also test images: they would choose the weights."""
+    if not isinstance(validation, TensorSplit) or not isinstance(data.test, TensorSplit):
+        return
+    test = {hash(image.numpy().tobytes()) for image in data.test.x.cpu()}
+    found = sum(hash(image.numpy().tobytes()) in test for image in validation.x.cpu())
+    if found:
+        warnings.warn(
+            f"{found} of the {len(validation)} validation images are test images of "
+            f"{data.name!r}: the test accuracy of weights that they chose is too good",
+            RobustLabelsWarning,
+            stacklevel=2,
+        )
+
+
 def _pair(data: Any) -> tuple[Any, Any]:
     """Where the training and the test split come from; the second may be None."""
+    if is_triple(data):
+        return data[0], data[2]
     if isinstance(data, tuple | list) and len(data) == 2 and not _is_array(data[0]):
         return data[0], data[1]
     return data, None
@@ -164,10 +215,14 @@ def _map_part(split: MapSplit, what: str) -> _Part:
     except TypeError as error:
         raise DataError(
             f"{what} data's first item doesn't make a batch of tensors (a ToTensor transform "
-            f"missing?): {' '.join(str(error).split())}"
+            "missing? docs/data.md shows how to wrap a Hugging Face data set): "
+            f"{' '.join(str(error).split())}"
         ) from error
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Tensor):
-        raise DataError(f"{what} data's items must be pairs (image tensor, class index)")
+        raise DataError(
+            f"{what} data's items must be pairs (image tensor, class index), not "
+            f"{type(dataset[0]).__name__} (docs/data.md shows how to wrap a Hugging Face data set)"
+        )
     x, y = batch
     if x.dim() != 4 or len(x) != 1:
         raise DataError(

@@ -64,7 +64,8 @@ def fit(
             widened where the scheme needs more outputs. As in every torch loop, ``model.train()``
             is called at each step, so a batch norm that shall stay frozen must override it.
         data: a name, a table with ``name`` and parameters, a pair ``(x, y)``, a pair of pairs
-            (train, test), a torch data set or a loader.
+            (train, test), a triple of pairs (train, validation, test), a torch data set or a
+            loader.
         scheme: a name, a table, or a scheme.
         trainer: a name, a table, or a trainer.
         attack: of the training: a name, a table, or an attack; the trainer's own by default.
@@ -84,7 +85,8 @@ def fit(
             optimizer; it takes a step after each epoch, in place of ``schedule``.
         **options: any other field of ``robustlabels.config.Config``, tables as dicts. ``optimizer``
             may also be a torch optimizer, its class or a ``functools.partial`` of it, or a
-            function of the model that returns one.
+            function of the model that returns one; ``validation`` may also be a pair
+            ``(x, y)``, a torch data set or a loader, which alone chooses the best weights.
 
     Returns:
         The result; its model has the best weights by validation.

@@ -16,6 +16,7 @@ from robustlabels.attacks import Attack, as_attack
 from robustlabels.config import Config, Named
 from robustlabels.data import DataSet, Split, hold_out
 from robustlabels.data.extra import ExtraData
+from robustlabels.data.user import with_validation
 from robustlabels.devices import named_device
 from robustlabels.errors import BadValueError, RobustLabelsWarning, RunError
 from robustlabels.factories import (
@@ -60,12 +61,12 @@ from robustlabels.training.trainer import Run, uses_attack
 class Given:
     """Objects from Python that stand in for names of the config.
 
-    The last seven have no name: the caller's optimizer instead of the config's; a scheduler of it
+    The last eight have no name: the caller's optimizer instead of the config's; a scheduler of it
     (or functions that make them, see ``resolve_optimizer``),
     stepped after each epoch; the reduction of the cross-entropy; and int64 indices of the training
     split that are held out, instead of ``validation`` drawn ones; the pseudo-labels of extra data
     that the run has made already; whether it has a state to go on from, so that no starting
-    weights are read; and the name of the given model's last layer.
+    weights are read; the name of the given model's last layer; and the caller's validation set.
     """
 
     model: nn.Module | None = None
@@ -85,6 +86,7 @@ class Given:
     pseudo_labels: Tensor | None = None
     resumed: bool = False
     layer: str | None = None
+    validation: Any = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
         ValueError, KeyError: something is unknown, impossible or doesn't fit.
     """
     device = named_device(config.device)
-    data = _data(config, given, num_classes)
+    data, chosen = _data(config, given, num_classes)
     split = data.train_split()
     if given.trainer is None:
         trainer = make_trainer(config.trainer.name, **config.trainer.params)
@@ -167,7 +169,7 @@ def assemble(config: Config, given: Given, num_classes: int | None = None) -> As
             f"data's {data.num_classes} classes, and says nothing of the "
             f"{classes - data.num_classes} that the trainer adds: use another scheme"
         )
-    indices, held_out = _hold_out(len(split), config, given.held_out)
+    indices, held_out = _hold_out(len(split), config, chosen)
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
     config = config.model_copy(update={"optimizer": optimizer, "validation": len(held_out)})
     beside = bool(getattr(trainer, "takes_extra", False))
@@ -280,14 +282,17 @@ def _warn_of_idle_teacher(config: Config, given: Given) -> None:
     )
 
 
-def _data(config: Config, given: Given, num_classes: int | None) -> DataSet:
+def _data(config: Config, given: Given, num_classes: int | None) -> tuple[DataSet, Tensor | None]:
+    """The data set, and the indices of held-out training samples where the caller chose them."""
     data = given.data or make_dataset(config.dataset, config.data_root, **config.data)
     if num_classes not in (None, data.num_classes):
         raise BadValueError(
             f"data set {data.name!r} has {data.num_classes} classes, not num_classes={num_classes}"
         )
     check_labels(data.train_split(), data)
-    return data
+    if given.validation is None:
+        return data, given.held_out
+    return with_validation(data, given.validation)
 
 
 def _scheme(config: Config, given: Given, data: DataSet, classes: int) -> Any:

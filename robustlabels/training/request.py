@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from robustlabels.config import Config, make_config
 from robustlabels.data import as_dataset
 from robustlabels.data.extra import as_extra
+from robustlabels.data.user import is_triple
 from robustlabels.errors import BadValueError, RobustLabelsWarning
 from robustlabels.loading import OPAQUE
 from robustlabels.training.assembly import Given
@@ -41,6 +42,7 @@ def read_request(
     given = Given(layer=options.pop("layer", None))
     init, extra, extra_teacher = (options.pop(k, None) for k in ("init", "extra", "extra_teacher"))
     _take_optimizer(options, given)
+    data = _take_validation(data, options, given)
     values: dict[str, Any] = {k: _plain(v) for k, v in options.items()}
     values["model"] = _named(model, nn.Module, given, "model")
     values["labels"] = _named(scheme, None, given, "scheme")
@@ -87,6 +89,21 @@ def _take_optimizer(options: dict[str, Any], given: Given) -> None:
         raise BadValueError(
             "schedule is for the config's own optimizer: give one of your own a scheduler="
         )
+
+
+def _take_validation(data: Any, options: dict[str, Any], given: Given) -> Any:
+    """Move a validation set from the data or the options to the objects; return the other data."""
+    validation = options.get("validation")
+    plain = validation is None or isinstance(validation, int | float | str | np.generic)
+    if not plain:
+        given.validation = options.pop("validation")
+    if is_triple(data):
+        if validation is not None:
+            raise BadValueError("the validation set is given twice: in data, and as validation=")
+        data, given.validation = (data[0], data[2]), data[1]
+    if given.validation is not None:
+        given.names.append("validation")
+    return data
 
 
 def _use_batch_size(data: Any, values: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class FitResult:
             if field in best
         ]
         rows = [
-            ("model", f"{type(self.model).__name__}, {self.num_classes} classes"),
+            ("model", f"{config.model.name.removeprefix('python:')}, {self.num_classes} classes"),
             ("training", f"{names}, {len(self.history)} of {config.epochs} epochs"),
             ("best", f"epoch {best['epoch']}, {best['weights']} weights"),
             ("validation accuracy", ", ".join(validated) or "not measured"),

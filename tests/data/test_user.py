@@ -245,3 +245,18 @@ def test_missing_splits():
         data.train_split()
     with pytest.raises(DataError, match="no test split"):
         data.test_split()
+
+
+def test_a_triple_has_a_test_part():
+    """Its validation part is for training; the images that are judged are the last ones."""
+    data = as_dataset(((X, Y), (X[:2], Y[:2]), (X[2:5], Y[2:5])))
+    assert torch.allclose(read(data.test)[0], X[2:5])
+    assert len(data.train) == len(X)
+
+
+def test_items_that_are_tables_name_the_recipe():
+    """A Hugging Face data set's items are tables of columns."""
+    with pytest.raises(
+        DataError, match=r"not dict \(docs/data.md shows how to wrap a Hugging Face"
+    ):
+        as_dataset(Items([{"image": X[0], "label": 1}]))

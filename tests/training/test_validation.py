@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from robustlabels import runs
 from robustlabels.data import TensorSplit
+from robustlabels.errors import RobustLabelsWarning
 from robustlabels.training import PGDTraining, Standard, fit
 from robustlabels.training.validation import validate
 
@@ -315,3 +317,105 @@ def test_validation_uses_hard_labels_and_real_classes(tiny: Any, options: dict[s
         patch.setattr(engine.PGD, "__call__", watched)
         fit(model(), tiny, scheme, Watching(), **options)
     assert seen == [(K, torch.int64, 10)]
+
+
+class Lazy(Dataset):
+    """A data set that is read item by item, and counts what is read."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.targets, self.read = x, y.tolist(), set()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        self.read.add(i)
+        return self.x[i], self.targets[i]
+
+
+FORMS: dict[str, Any] = {
+    "pair": lambda train, own, test: {"data": (train, test), "validation": own},
+    "triple": lambda *parts: {"data": parts},
+    "data sets": lambda *parts: {"data": tuple(Lazy(*part) for part in parts)},
+    "mixed": lambda train, own, test: {"data": (train, test), "validation": Lazy(*own)},
+    "loader": lambda train, own, test: {
+        "data": (train, test),
+        "validation": DataLoader(Lazy(*own), batch_size=5),
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_users_validation_set_chooses(
+    tiny: Any, options: dict[str, Any], tmp_path: Path, form: str
+) -> None:
+    """All of the training data are trained on, and the accuracies are those of the given images."""
+    x, y = tiny
+    parts = ((x[:32], y[:32]), (x[32:41], y[32:41]), (x[41:], y[41:]))
+    options |= {"validation": None, "epochs": 3, "out": tmp_path / "run"}
+    options |= FORMS[form](*parts)
+
+    def linear() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+    result = fit(linear(), scheme="one-hot", trainer="standard", **options)
+    without = {**options, "out": None, "data": parts[0], "validation": 0}
+    plain = fit(linear(), scheme="one-hot", trainer="standard", **without)
+    assert torch.equal(result.last["1.weight"], plain.last["1.weight"])
+
+    last = linear()
+    last.load_state_dict(result.last)
+    for found, (images, labels) in (
+        (result.history[-1]["validation_accuracy"], parts[1]),
+        (result.test_accuracy, parts[2]),
+    ):
+        judged = last if found is result.history[-1]["validation_accuracy"] else result.model
+        assert found == pytest.approx(float((judged(images).argmax(1) == labels).double().mean()))
+    summary = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (summary["train_samples"], summary["validation_samples"]) == (32, 9)
+    assert "validation" in summary["opaque"]
+
+
+def test_a_validation_set_of_a_named_data_set(options: dict[str, Any]) -> None:
+    """Names have splits of their own; the given images choose all the same."""
+    x, y = torch.rand(7, 1, 8, 8), torch.arange(7)
+    options |= {"validation": (x, y)}
+    result = fit("linear", "digits", "one-hot", "standard", **options)
+    assert result.config.validation == 7
+    assert result.history[0]["validation_accuracy"] * 7 == pytest.approx(
+        round(result.history[0]["validation_accuracy"] * 7)
+    )
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ((torch.rand(4, 1, 5, 5), torch.arange(4) % 3), "different shapes"),
+        ((torch.rand(4, 1, 4, 4), torch.full((4,), 7)), "labels"),
+        (torch.rand(4, 1, 4, 4), r"must be a pair \(x, y\)"),
+    ],
+)
+def test_impossible_validation_sets(
+    tiny: Any, options: dict[str, Any], validation: Any, message: str
+) -> None:
+    """One line, before training."""
+    options |= {"validation": validation, "num_classes": 3}
+    with pytest.raises(ValueError, match=message) as caught:
+        fit({"name": "mlp", "hidden": [4]}, tiny, "one-hot", "standard", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_validation_sets_are_refused(tiny: Any, options: dict[str, Any]) -> None:
+    """One of them would be ignored."""
+    options |= {"validation": 0.1}
+    with pytest.raises(ValueError, match="given twice"):
+        fit({"name": "mlp", "hidden": [4]}, (tiny, tiny, tiny), "one-hot", "standard", **options)
+
+
+def test_test_images_as_validation_set_warn(tiny: Any, options: dict[str, Any]) -> None:
+    """Weights that test images chose are judged too well, and a submission would hide it."""
+    x, y = tiny
+    options |= {"validation": (x[30:], y[30:])}
+    with pytest.warns(RobustLabelsWarning, match="8 of the 18 validation images are test images"):
+        fit(model(), ((x[:30], y[:30]), (x[40:], y[40:])), "one-hot", "standard", **options)

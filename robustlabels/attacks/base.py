@@ -65,6 +65,20 @@ def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Return which rows have their greatest logit at y; a row with NaN is never correct.
+
+    Args:
+        logits: (N, K).
+        y: int64 (N,).
+
+    Returns:
+        bool (N,).
+    """
+    # torch's argmax takes NaN for the maximum, so such a row would count as its first NaN's class.
+    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
+
+
 def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
     """d loss / d x, zero where the loss does not depend on x; nothing else is accumulated."""
     (grad,) = torch.autograd.grad(loss, x, allow_unused=True)

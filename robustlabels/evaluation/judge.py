@@ -121,6 +121,7 @@ class Judge:
         if isinstance(plan.attack, Transfer):
             source = plan.attack.report(self.model, self.x, x_adv, self.y, self.context.batch_size)
             told |= {"source": source, "flags": [*told["flags"], plan.attack.caveat]}
+        robust = robust & clean  # passes of other sizes round differently
         self.verdicts[plan.name], self.adversarial[plan.name] = robust, x_adv
         self.progress.next()
         return {

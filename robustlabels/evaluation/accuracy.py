@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels.attacks.base import Attack, held_still
-from robustlabels.attacks.base import correct as correct
+from robustlabels.attacks.base import correct as correct  # noqa: PLC0414
 from robustlabels.attacks.passes import Passes, ran_out
 from robustlabels.errors import BadValueError
 
@@ -124,7 +124,7 @@ def attacked(
     device = device_of(model, x)
     here, labels = x.to(device), y.to(device)
     try:
-        with held_still(model), torch.autocast(device.type, enabled=False):
+        with held_still(model, buffers=True), torch.autocast(device.type, enabled=False):
             x_adv = attack(model, here, labels).detach()
     except RuntimeError as error:
         if not ran_out(error):

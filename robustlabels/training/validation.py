@@ -66,7 +66,7 @@ def validate(
                 right = correct(judged(x), y)
             clean += right.sum()
             if attack is not None:
-                with drawing_for(own, common):
+                with drawing_for(own, common), held_still(model, buffers=True):
                     x_adv = attack(judged, x, y)
                 with torch.no_grad():
                     robust += (right & correct(judged(x_adv), y)).sum()

@@ -10,7 +10,7 @@ import robustlabels as rl
 from robustlabels.attacks import PGD, AutoAttack
 from robustlabels.data import TensorSplit
 from robustlabels.data.extra import ExtraData
-from robustlabels.evaluation import autoattack
+from robustlabels.evaluation import audit, autoattack, robust_accuracy
 from robustlabels.training.extra import pseudo_labels
 from robustlabels.training.validation import validate
 
@@ -93,3 +93,64 @@ def test_pseudo_labels_of_nan_are_refused(images: Any) -> None:
     with pytest.raises(ValueError, match="NaN for 5 of the 35 images of 'more'") as caught:
         pseudo_labels(Breaking(), extra, 16, torch.device("cpu"))
     assert "\n" not in str(caught.value)
+
+
+def test_calibration_excludes_nan_and_reports_how_many(images: Any) -> None:
+    """torchmetrics applies a softmax to all rows if one value lies outside [0, 1]."""
+    x, y = images
+    found = rl.evaluate(Breaking(), images, attacks=["fgsm"], eps=1e-6)
+    rest = rl.evaluate(Breaking(), (x[:30], y[:30]), attacks=["fgsm"], eps=1e-6, num_classes=4)
+    assert found["ece"]["clean"] == pytest.approx(rest["ece"]["clean"], abs=1e-7)
+    assert found["ece_excluded"] == {"clean": BROKEN, "fgsm": BROKEN}
+    assert rest["ece_excluded"] == {}
+
+
+def test_a_temperature_and_an_audit_of_nan_logits_are_refused(images: Any) -> None:
+    x, y = images
+    held_out = (x.roll(1, dims=3).clone(), y)
+    held_out[0][0, 0, 0, 0] = 1.0
+    with pytest.raises(ValueError, match="1 of 35 held-out images have NaN or infinite logits"):
+        rl.evaluate(
+            Breaking(),
+            (x[:30], y[:30]),
+            attacks=(),
+            evaluations=["temperature-scaling"],
+            held_out=held_out,
+            num_classes=4,
+        )
+    with pytest.raises(ValueError, match="logits are NaN for 5 of 35 images"):
+        audit(Breaking(), x, y, eps=0.1)
+
+
+@pytest.mark.parametrize("entry", ["evaluate", "audit", "robust_accuracy", "validate"])
+def test_an_attack_in_train_mode_leaves_the_batch_norms_statistics_alone(entry: str) -> None:
+    """Batch 2 would be judged by a model that has adapted to batch 1, and the caller's changed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 2)).eval()
+    model[0].running_mean.fill_(0.4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.rand(24, 1, 4, 4)
+    y = model(x).argmax(dim=1)
+    attack = PGD(0.01, mode="train", steps=2)
+    if entry == "evaluate":
+        found = rl.evaluate(model, (x, y), [attack], eps=0.01, batch_size=8, num_classes=2)
+        assert found["clean"]["top1"] == 1.0
+    elif entry == "audit":
+        audit(model, x, y, eps=0.01, batch_size=8)
+    elif entry == "robust_accuracy":
+        robust_accuracy(model, attack, x, y, 8)
+    else:
+        device = torch.device("cpu")
+        rows = torch.arange(24)
+        found = validate(
+            model,
+            TensorSplit(x, y),
+            rows,
+            num_classes=2,
+            attack=attack,
+            batch_size=8,
+            device=device,
+        )
+        assert found.clean == 1.0
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

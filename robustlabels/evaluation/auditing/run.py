@@ -89,9 +89,20 @@ def audit(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadValueError(f"{name} must be an integer of at least {least}, not {value!r}")
     x = x.detach().float().cpu()
-    with preserved(), held_still(model), torch.no_grad(), channels_last(model, x) as last:
+    with (
+        preserved(),
+        held_still(model, buffers=True),
+        torch.no_grad(),
+        channels_last(model, x) as last,
+    ):
         outputs = _outputs(model, x)
         classes = outputs if num_classes is None else num_classes
+        broken = int(predict(model, x, size)[:, :classes].isnan().any(dim=1).sum())
+        if broken:
+            raise BadValueError(
+                f"the model's logits are NaN for {broken} of {len(x)} images, so an audit of it "
+                "would mean nothing: fix the model or leave these images out"
+            )
         y = _labels(y, x, classes, outputs)
         device = device_of(model, x)
         whole = connected(model, x[:1].to(device), last)

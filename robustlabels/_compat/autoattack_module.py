@@ -154,8 +154,9 @@ class AutoAttack(PyAutoAttack):  # type: ignore[misc]  # pyautoattack has no typ
 
     def _predicted(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            predicted: Tensor = self.get_logits(x.to(self.device)).argmax(dim=1).cpu()
-        return predicted
+            logits: Tensor = self.get_logits(x.to(self.device)).cpu()
+        # argmax takes NaN for the maximum; -1 is no class, so such an image is misclassified.
+        return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
 
     @contextmanager
     def _only(self, attack: str) -> Iterator[None]:

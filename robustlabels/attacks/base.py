@@ -35,7 +35,7 @@ class Attack(Protocol):
 
 
 @contextmanager
-def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
+def held_still(model: nn.Module, mode: str = "eval", buffers: bool = False) -> Iterator[None]:
     """Set the model's mode and freeze its parameters; restore each module and parameter.
 
     Frozen parameters spare the attack their gradients, a third of each backward pass.
@@ -45,7 +45,10 @@ def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
         mode: "eval"; "train": a model that is in train mode stays as it is, frozen batch norms
             included; or "train-but-norm": train mode with batch norm and dropout in eval mode
             (RNNs need it).
+        buffers: Whether to restore the buffers too, because passes in train mode update batch
+            norms' statistics. Evaluations do; training does not.
     """
+    kept = _buffers(model) if buffers else []
     modules = {m: m.training for m in model.modules()}
     parameters = {p: p.requires_grad for p in model.parameters()}
     try:
@@ -63,6 +66,34 @@ def held_still(model: nn.Module, mode: str = "eval") -> Iterator[None]:
             module.training = training  # not .train(): that would recurse into the children
         for parameter, requires_grad in parameters.items():
             parameter.requires_grad_(requires_grad)
+        for module, name, buffer, value in kept:
+            module._buffers[name] = buffer  # an attack may have replaced it
+            with torch.no_grad():
+                buffer.copy_(value)
+
+
+def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
+    """Return each buffer's module and name, the buffer itself and a copy of it."""
+    return [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Return which rows have their greatest logit at y; a row with NaN is never correct.
+
+    Args:
+        logits: (N, K).
+        y: int64 (N,).
+
+    Returns:
+        bool (N,).
+    """
+    # torch's argmax takes NaN for the maximum, so such a row would count as its first NaN's class.
+    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
 
 
 def input_gradient(loss: Tensor, x: Tensor) -> Tensor:

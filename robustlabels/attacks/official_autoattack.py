@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlabels.attacks.base import held_still
+from robustlabels.attacks.base import correct, held_still
 from robustlabels.errors import BadValueError
 from robustlabels.threat import check_norm, parse_eps
 
@@ -240,8 +240,8 @@ class _Session:
         return x_adv.detach(), predicted
 
     def _correct(self, x: Tensor) -> Tensor:
-        parts = [self.meter(b.to(self.device)).argmax(1).to(x.device) for b in x.split(self.size)]
-        return torch.cat(parts) == self.y
+        logits = [self.meter(b.to(self.device)).to(x.device) for b in x.split(self.size)]
+        return correct(torch.cat(logits), self.y)
 
     def _limit_targets(self, classes: int) -> None:
         limited = []

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlabels.attacks.base import held_still, input_gradient
+from robustlabels.attacks.base import correct, held_still, input_gradient
 from robustlabels.attacks.passes import parts_for
 from robustlabels.errors import BadValueError
 from robustlabels.randomness import normal_like, per_row, uniform_like
@@ -149,7 +149,7 @@ class PGD:
             z = model(x)
             true = y if y.dim() == 1 else y.argmax(dim=1)
             loss = objective(z).nan_to_num(neginf=-1e30, posinf=1e30)
-            return torch.where(z.argmax(dim=1) != true, torch.inf, loss.double())
+            return torch.where(correct(z, true), loss.double(), torch.inf)
 
     def _begin(self, x: Tensor) -> Tensor:
         if self.start == "none":

@@ -242,6 +242,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append(f"training is not finished: its run.json says {result['training']!r}")
     if "audit" in result:
         notes.append(f"audit: {result['audit']['verdict']}")
+    notes += [
+        f"ECE of {name}: {count} images with NaN logits are excluded"
+        for name, count in result.get("ece_excluded", {}).items()
+    ]
     for name, found in result["attacks"].items():
         notes += [f"{name}: {flag}" for flag in found.get("flags") or []]
     return notes

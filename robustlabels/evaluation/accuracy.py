@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlabels.attacks.base import Attack, held_still
+from robustlabels.attacks.base import correct as correct  # noqa: PLC0414
 from robustlabels.attacks.passes import Passes, ran_out
 from robustlabels.errors import BadValueError
 
@@ -30,19 +31,6 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 250) -> Tensor:
     with held_still(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
         passes = Passes(batch_size)
         return passes.over(lambda part: (model(part.to(device)).float().to(x.device),), x)[0]
-
-
-def correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Which rows have their greatest logit at y; a row with NaN never has.
-
-    Args:
-        logits: (N, K).
-        y: int64 (N,).
-
-    Returns:
-        bool (N,).
-    """
-    return (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
 
 
 def top_k_accuracy(logits: Tensor, y: Tensor, k: int) -> float:
@@ -136,7 +124,7 @@ def attacked(
     device = device_of(model, x)
     here, labels = x.to(device), y.to(device)
     try:
-        with held_still(model), torch.autocast(device.type, enabled=False):
+        with held_still(model, buffers=True), torch.autocast(device.type, enabled=False):
             x_adv = attack(model, here, labels).detach()
     except RuntimeError as error:
         if not ran_out(error):

@@ -79,7 +79,7 @@ def autoattack(
     official = AutoAttack(radius, norm, version, seed, size)
     with on_device(model, device):
         check_mode(model, x)
-        with held_still(model):
+        with held_still(model, buffers=True):
             outputs = check_classifier(model, x, num_classes or 2)
             classes = outputs if num_classes is None else num_classes
             if len(y) != len(x) or int(y.min()) < 0 or int(y.max()) >= classes:

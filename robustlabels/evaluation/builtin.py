@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,10 +45,10 @@ class Calibration:
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, context: Context
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """``clean``, and each attack by its name."""
         return {
-            name: expected_calibration_error(logits, y, self.bins)
+            name: _or_none(expected_calibration_error(logits, y, self.bins))
             for name, logits in _predicted(model, x, context).items()
         }
 
@@ -70,7 +71,10 @@ class TemperatureScaling:
         temperature = fitted_temperature(predict(model, held_out, context.batch_size), labels)
         found = _predicted(model, x, context)
         scaled, unscaled = (
-            {name: expected_calibration_error(z / t, y, self.bins) for name, z in found.items()}
+            {
+                name: _or_none(expected_calibration_error(z / t, y, self.bins))
+                for name, z in found.items()
+            }
             for t in (temperature, 1.0)
         )
         return {
@@ -109,13 +113,16 @@ class NormalizedPredictions:
             "least": least,
             "greatest": greatest,
             "ece": {
-                name: error_of_confidence(
-                    normalized(z.double().softmax(dim=1), least, greatest), y, self.bins
+                name: _or_none(
+                    error_of_confidence(
+                        normalized(z.double().softmax(dim=1), least, greatest), y, self.bins
+                    )
                 )
                 for name, z in found.items()
             },
             "unnormalized": {
-                name: expected_calibration_error(z, y, self.bins) for name, z in found.items()
+                name: _or_none(expected_calibration_error(z, y, self.bins))
+                for name, z in found.items()
             },
         }
 
@@ -128,6 +135,11 @@ class NormalizedPredictions:
                 "the model's label scheme is not known: judge a run, give scheme=, or alpha= of ls"
             )
         return range_of_labels(context.scheme, context.num_classes)
+
+
+def _or_none(error: float) -> float | None:
+    """Return None for NaN, which JSON cannot hold."""
+    return None if math.isnan(error) else error
 
 
 def _predicted(model: nn.Module, x: Tensor, context: Context) -> dict[str, Tensor]:

@@ -17,6 +17,9 @@ MOST = 100.0
 def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> float:
     """ECE: |accuracy - confidence| in bins of equal width over [0, 1], weighted by their samples.
 
+    Samples whose softmax is NaN have no confidence, so they are excluded
+    (:func:`without_confidence` counts them); NaN if no others are left.
+
     Args:
         logits: (N, K) of the real classes, so that the confidence is the deployed classifier's.
         y: int64 (N,).
@@ -26,18 +29,29 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> flo
 
 
 def error_of_confidence(p: Tensor, y: Tensor, bins: int) -> float:
-    """ECE of predictions (N, K) in [0, 1]; rows need not sum to 1."""
+    """Return the ECE of predictions (N, K) in [0, 1], whose rows need not sum to 1.
+
+    Rows with NaN are excluded; NaN if none are left.
+    """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise BadValueError(f"bins must be an integer of at least 1, not {bins!r}")
     # Probabilities, because torchmetrics leaves the softmax out where all logits lie in [0, 1]; and
     # below 1 in its float32, because it gives a confidence of exactly 1 a bin of its own.
+    known = ~p.isnan().any(dim=1)  # one NaN would make torchmetrics apply a softmax to all rows
+    p = p[known]
+    y = y.to(p.device)[known]
+    if len(p) == 0:
+        return math.nan
     p = p.float().clamp(max=1 - torch.finfo(torch.float32).eps / 2)
-    error = multiclass_calibration_error(
-        p, y.to(p.device), num_classes=p.shape[1], n_bins=bins, norm="l1"
-    )
+    error = multiclass_calibration_error(p, y, num_classes=p.shape[1], n_bins=bins, norm="l1")
     return float(error)
+
+
+def without_confidence(logits: Tensor) -> int:
+    """Return how many rows of logits (N, K) have a NaN softmax: one is NaN or plus infinity."""
+    return int(logits.double().softmax(dim=1).isnan().any(dim=1).sum())
 
 
 def fitted_temperature(logits: Tensor, y: Tensor) -> float:
@@ -53,8 +67,17 @@ def fitted_temperature(logits: Tensor, y: Tensor) -> float:
 
     Returns:
         T in [1 / 100, 100].
+
+    Raises:
+        ValueError: logits that are not finite.
     """
     z = logits.double()
+    broken = int((~z.isfinite()).any(dim=1).sum())
+    if broken:
+        raise BadValueError(
+            f"the temperature cannot be fitted: {broken} of {len(z)} held-out images have NaN or "
+            "infinite logits; give others as held_out=(x, y)"
+        )
     z_y = z.gather(1, y.to(z.device).unsqueeze(1)).squeeze(1)
     low, high = -math.log(MOST), math.log(MOST)  # of log b
     for _ in range(60):

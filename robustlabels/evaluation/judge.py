@@ -30,6 +30,7 @@ from robustlabels.evaluation.auto_run import SLICE
 from robustlabels.evaluation.auto_state import Found, VerdictState, fingerprint
 from robustlabels.evaluation.batches import in_batches
 from robustlabels.evaluation.builtin import Accuracy
+from robustlabels.evaluation.calibration import without_confidence
 from robustlabels.evaluation.context import Context, Evaluation
 from robustlabels.evaluation.plans import Plan
 from robustlabels.evaluation.transfers import Transfer
@@ -95,16 +96,27 @@ class Judge:
             **sections,
             "attacks": found,
             "robust_accuracy": share(torch.stack(worst).all(dim=0)) if worst else None,
+            **self._excluded(sections["ece"]),
             "verdicts": {name: v.tolist() for name, v in self.verdicts.items()},
             "adversarial": self.adversarial,
         }
+
+    def _excluded(self, ece: dict[str, Any]) -> dict[str, dict[str, int]]:
+        """Return how many images each calibration error excludes because their softmax is NaN."""
+        inputs = {"clean": self.x, **self.adversarial}
+        counts = {
+            name: without_confidence(predict(self.model, inputs[name], self.context.batch_size))
+            for name in ece
+            if name in inputs
+        }
+        return {"ece_excluded": {name: count for name, count in counts.items() if count}}
 
     def _attack(self, plan: Plan, clean: Tensor) -> dict[str, Any]:
         start = time.perf_counter()
         told: dict[str, Any] = {"per_attack": None, "flags": []}
         report = self.progress.within(plan.name)
         state = None if self.state is None else self.state / _file_name(plan.name)
-        with preserved(), held_still(self.whole):
+        with preserved(), held_still(self.whole, buffers=True):
             seed_everything(self.context.seed)
             if not isinstance(plan.attack, AutoAttack):
                 robust, x_adv = self._in_batches(plan, state, report)
@@ -121,6 +133,7 @@ class Judge:
         if isinstance(plan.attack, Transfer):
             source = plan.attack.report(self.model, self.x, x_adv, self.y, self.context.batch_size)
             told |= {"source": source, "flags": [*told["flags"], plan.attack.caveat]}
+        robust = robust & clean  # passes of other sizes round differently
         self.verdicts[plan.name], self.adversarial[plan.name] = robust, x_adv
         self.progress.next()
         return {
@@ -200,7 +213,7 @@ class Judge:
         }
 
     def _measure(self, name: str, evaluation: Evaluation, context: Context) -> dict[str, Any]:
-        with preserved(), held_still(self.model):
+        with preserved(), held_still(self.model, buffers=True):
             seed_everything(context.seed)
             figures = evaluation(self.model, self.x, self.y, context)
         try:

@@ -105,7 +105,8 @@ def evaluate(
         "virtual_classes", "clean" (top1, top5), "attacks" (name -> robust_accuracy, params,
         seconds, per_attack, flags, eps_bounded, max_perturbation; source, of ``transfer:NAME``),
         "robust_accuracy" (of what every attack within eps left; None without one on the model
-        itself), "ece" (clean, and each attack),
+        itself), "ece" (clean, and each attack), "ece_excluded" (name -> number of
+        images with a NaN softmax, which have no confidence; only where there are some),
         "verdicts" (name -> a bool for each image), "evaluations" (third parties'), "versions",
         "device".
 

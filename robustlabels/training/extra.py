@@ -207,10 +207,25 @@ def pseudo_labels(
         extra: the images; their own labels are not looked at.
         batch_size: of the teacher's passes.
         device: where to compute.
+
+    Raises:
+        ValueError: NaN logits, which have no most probable class.
     """
     indices = torch.arange(len(extra)).split(max(batch_size, 256))
-    found = [teacher(x).argmax(dim=1).cpu() for x, _ in extra.split.batches(indices, device)]
-    return torch.cat(found)
+    labels = []
+    unknown = 0
+    for x, _ in extra.split.batches(indices, device):
+        logits = teacher(x)
+        unknown += int(logits.isnan().any(dim=1).sum())
+        labels.append(logits.argmax(dim=1).cpu())
+
+    if unknown:
+        raise BadValueError(
+            f"the teacher's logits are NaN for {unknown} of the {len(extra)} images of "
+            f"{extra.name!r}, so these have no pseudo-label: remove these images or use another "
+            "teacher"
+        )
+    return torch.cat(labels)
 
 
 def extra_facts(extra: Extra | None, digest: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustlabels.attacks.base import correct
 from robustlabels.errors import BadValueError
 from robustlabels.labels import (
     Mix,
@@ -160,7 +161,7 @@ class Step:
             logits: (N, num_outputs), with gradient.
         """
         with torch.no_grad():
-            hits = logits[:, : self.num_classes].argmax(dim=1) == self.y
+            hits = correct(logits[:, : self.num_classes], self.y)
             self.correct = hits.sum()
         if self._watch is not None:
             self._watch.note("model's logits", logits.detach(), masked=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustlabels.attacks import Attack, held_still
+from robustlabels.attacks.base import Attack, correct, held_still
 from robustlabels.data import Split
 from robustlabels.models import real_classes
 from robustlabels.randomness import drawing_for
@@ -63,13 +63,13 @@ def validate(
         judged = real_classes(model, num_classes)
         for own, (x, y) in zip(rows, split.batches(mine, device), strict=False):
             with torch.no_grad():
-                right = judged(x).argmax(dim=1) == y
+                right = correct(judged(x), y)
             clean += right.sum()
             if attack is not None:
-                with drawing_for(own, common):
+                with drawing_for(own, common), held_still(model, buffers=True):
                     x_adv = attack(judged, x, y)
                 with torch.no_grad():
-                    robust += (right & (judged(x_adv).argmax(dim=1) == y)).sum()
+                    robust += (right & correct(judged(x_adv), y)).sum()
     n = max(len(indices), 1)
     clean, robust = share.summed(torch.stack([clean, robust]))
     return Accuracy(int(clean) / n, None if attack is None else int(robust) / n)

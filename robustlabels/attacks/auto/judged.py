@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustlabels.attacks.base import input_gradient
+from robustlabels.attacks.base import correct, input_gradient
 from robustlabels.attacks.passes import Passes
 from robustlabels.errors import BadValueError
 
@@ -64,8 +64,8 @@ class Judged:
         return x.contiguous(memory_format=self._format) if x.dim() == 4 else x
 
     def fooled(self, logits: Tensor, y: Tensor) -> Tensor:
-        """bool (N,): the greatest of the first K logits is not y's."""
-        return logits[:, : self.num_classes].argmax(dim=1) != y
+        """bool (N,): the greatest of the first K logits is not y's, or one is NaN."""
+        return ~correct(logits[:, : self.num_classes], y)
 
     def targets(self, logits: Tensor, y: Tensor, count: int) -> Tensor:
         """int64 (N, count): the greatest logits but y's, virtual classes included, in order."""

@@ -99,6 +99,8 @@ class Square:
         true = logits.gather(1, y.unsqueeze(1)).squeeze(1)
         others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
         judged = true - others[:, : self.model.num_classes].amax(1)
+        unknown = logits[:, : self.model.num_classes].isnan().any(dim=1)
+        judged = judged.masked_fill(unknown, -torch.inf)  # NaN counts as misclassified
         everywhere = judged
         if logits.shape[1] > self.model.num_classes:
             everywhere = true - others.amax(1)

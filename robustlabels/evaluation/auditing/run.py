@@ -93,12 +93,18 @@ def audit(
     with (
         shown(progress, "auditing") as report,
         preserved(),
-        held_still(model),
+        held_still(model, buffers=True),
         torch.no_grad(),
         channels_last(model, x) as last,
     ):
         outputs = _outputs(model, x)
         classes = outputs if num_classes is None else num_classes
+        broken = int(predict(model, x, size)[:, :classes].isnan().any(dim=1).sum())
+        if broken:
+            raise BadValueError(
+                f"the model's logits are NaN for {broken} of {len(x)} images, so an audit of it "
+                "would mean nothing: fix the model or leave these images out"
+            )
         y = _labels(y, x, classes, outputs)
         device = device_of(model, x)
         whole = connected(model, x[:1].to(device), last)

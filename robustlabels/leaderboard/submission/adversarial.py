@@ -78,8 +78,10 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, norm: float, se
     seen.low, seen.high = min(seen.low, low), max(seen.high, high)
     with torch.no_grad():
         clean, attacked = model(x.to(device)).cpu(), model(x_adv.to(device)).cpu()
-    seen.right.append(clean.argmax(dim=1) == y)
-    seen.held.append(seen.right[-1] & (attacked.argmax(dim=1) == y))
+    # argmax takes NaN for the maximum; such an image counts as misclassified.
+    right, held = ((z.argmax(dim=1) == y) & ~z.isnan().any(dim=1) for z in (clean, attacked))
+    seen.right.append(right)
+    seen.held.append(right & held)
     for z in (clean, attacked):
         top = z.topk(2, dim=1).values
         sure = (top[:, 0] - top[:, 1]) > seen.undecided * z.abs().amax(dim=1)

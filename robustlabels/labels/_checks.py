@@ -25,8 +25,7 @@ def check_count(name: str, value: Any, low: int) -> int:
 
 def check_integer(name: str, value: Any) -> int:
     """Check that ``value`` is an integer, numpy's included, and return it as an int."""
-    whole = isinstance(value, numbers.Integral) and type(value) is not bool
-    if not whole:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise BadValueError(f"{name} must be an integer, not {value!r}")
     return int(value)
 

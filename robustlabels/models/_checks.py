@@ -16,8 +16,9 @@ ACTIVATIONS: dict[str, type[nn.ReLU | nn.SiLU]] = {"relu": nn.ReLU, "silu": nn.S
 
 def is_count(value: Any, low: int = 1) -> bool:
     """Whether ``value`` is an integer of at least ``low``."""
-    whole = isinstance(value, Integral) and type(value) is not bool
-    return whole and int(value) >= low
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return int(value) >= low
 
 
 def check_count(name: str, value: Any, low: int = 1) -> int:

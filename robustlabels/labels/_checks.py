@@ -23,6 +23,13 @@ def check_count(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
+def check_integer(name: str, value: Any) -> int:
+    """Check that ``value`` is an integer, numpy's included, and return it as an int."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise BadValueError(f"{name} must be an integer, not {value!r}")
+    return int(value)
+
+
 def check_share(name: str, value: float) -> float:
     """A number in [0, 1]."""
     if not _is_number(value) or not 0.0 <= value <= 1.0:
@@ -59,10 +66,30 @@ def check_progress(progress: float) -> float:
     return check_share("progress", progress)
 
 
+def looks(check_values: bool) -> bool:
+    """Return whether values may be read now: reading them breaks a compiled graph."""
+    return check_values and not torch.compiler.is_compiling()
+
+
+def is_soft(y: Any) -> bool:
+    """Return whether ``y`` holds distributions over classes (N, K, ...), not class indices."""
+    return isinstance(y, Tensor) and y.is_floating_point() and y.dim() >= 2
+
+
+def check_soft_targets(y: Tensor, num_classes: int, check_values: bool) -> None:
+    """Check that ``y`` is floating (N, num_classes) with non-negative rows that sum to 1."""
+    if y.dim() != 2 or y.shape[1] != num_classes:
+        raise BadValueError(f"soft y must have shape (N, {num_classes}), not {tuple(y.shape)}")
+    if looks(check_values):
+        sums = y.sum(dim=1, dtype=torch.float64)
+        if not bool(((sums - 1).abs() < 0.01).all() & (y >= 0).all()):
+            raise BadValueError("soft y must have non-negative rows that sum to 1")
+
+
 def check_targets(y: Tensor, num_classes: int, check_values: bool, name: str = "y") -> None:
     """``y`` is int64 (N,) with values in [0, num_classes)."""
     check_indices(name, y, None)
-    if check_values and y.numel():
+    if looks(check_values) and y.numel():
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= num_classes:
             raise BadValueError(
@@ -103,7 +130,7 @@ def check_logits(
     if logits.dim() != 2 or logits.shape[0] != batch or logits.shape[1] not in widths:
         allowed = " or ".join(str((batch, w)) for w in dict.fromkeys(widths))
         raise BadValueError(f"{name} must have shape {allowed}, not {tuple(logits.shape)}")
-    if not check_values:
+    if not looks(check_values):
         return
     allowed_values = logits < torch.inf if allow_masked else torch.isfinite(logits)
     if not bool(allowed_values.all()):

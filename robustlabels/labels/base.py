@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustlabels.errors import BadValueError
@@ -68,6 +69,7 @@ class LabelScheme:
     teacher: Literal["ema", "frozen"] | None = None
     attack_labels: Literal["hard", "soft"] = "hard"
     ema_decay: float = 0.995
+    linear: bool = False  # labels() also takes soft y (N, K), in which the label is linear
     parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, num_classes: int) -> None:
@@ -88,7 +90,8 @@ class LabelScheme:
         """Soft labels for a batch.
 
         Args:
-            y: int64 (N,), true classes in [0, num_classes).
+            y: int64 (N,), true classes in [0, num_classes); if ``linear``, also distributions over
+                them, floating (N, num_classes).
             logits: (N, num_outputs), any floating dtype; needed if "logits" is in ``needs``.
             teacher_logits: (N, num_classes) or (N, num_outputs); if "teacher" is in ``needs``.
             progress: 0 at the start of training, 1 at its end.
@@ -102,7 +105,10 @@ class LabelScheme:
         Raises:
             ValueError: an argument is missing, or has an impossible shape, dtype or value.
         """
-        _checks.check_targets(y, self.num_classes, self.check_values)
+        if self.linear and _checks.is_soft(y):
+            _checks.check_soft_targets(y, self.num_classes, self.check_values)
+        else:
+            _checks.check_targets(y, self.num_classes, self.check_values)
         _checks.check_progress(progress)
         given = {"logits": logits, "teacher": teacher_logits, "mix": mix, "index": index}
         for need in sorted(self.needs):
@@ -179,7 +185,7 @@ class LabelScheme:
         lam = getattr(mix, "lam", None)
         if not isinstance(mix, Mix) or not isinstance(lam, Tensor) or lam.shape != (batch,):
             raise BadValueError(f"mix must be what perturb() returned for this batch of {batch}")
-        if self.check_values and not bool(((lam >= 0) & (lam <= 1)).all()):
+        if _checks.looks(self.check_values) and not bool(((lam >= 0) & (lam <= 1)).all()):
             raise BadValueError("mix.lam must be in [0, 1], but has other values or NaN")
         if mix.labels is not None:
             _checks.check_indices("mix.labels", mix.labels, batch)
@@ -191,7 +197,9 @@ class LabelScheme:
 
 
 def one_hot(y: Tensor, width: int, like: Tensor) -> Tensor:
-    """e_y, (N, width), with the dtype and device of ``like``."""
+    """e_y, (N, width), like ``like`` in dtype and device; soft y is padded with zeros."""
+    if y.is_floating_point():
+        return F.pad(y.to(like), (0, width - y.shape[1]))
     # F.one_hot looks at the values of y on a CPU, and breaks compiled graphs.
     return like.new_zeros(len(y), width).scatter_(1, y.unsqueeze(1), 1.0)
 

@@ -38,6 +38,8 @@ class StandardLabelSmoothing(_Goibert):
         alpha: the smoothed mass, in [0, 1].
     """
 
+    linear = True
+
     def _elsewhere(self, hot: Tensor, logits: Tensor | None) -> Tensor:
         del logits
         return (1 - hot) / (self.num_classes - 1)
@@ -52,6 +54,7 @@ class AdversarialLabelSmoothing(_Goibert):
     """
 
     needs = frozenset({"logits"})
+    linear = True
 
     def _elsewhere(self, hot: Tensor, logits: Tensor | None) -> Tensor:
         assert logits is not None  # labels() has checked ``needs``

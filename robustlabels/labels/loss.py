@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlabels.errors import BadValueError
-from robustlabels.labels.base import Mix, complete, labels_of
+from robustlabels.labels import _checks
+from robustlabels.labels.base import Mix, complete, labels_of, set_value_checks
+
+CHECKED_CALLS = 8
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -75,17 +78,27 @@ class LabelLoss(nn.Module):
         criterion = robustlabels.LabelLoss(scheme)
         loss = criterion(model(x), y)
 
+    On a GPU only the first calls check values (the range of y, NaN), because each check waits for
+    the GPU; a graph of ``torch.compile`` has no such checks.
+
     Args:
-        scheme: any label scheme.
-        reduction: "mean", "sum" or "none".
+        scheme: Label scheme.
+        reduction: "mean" (over the targets that are not ignored; 0 if all are), "sum" or "none".
+        ignore_index: Class index whose targets count nothing, as in ``CrossEntropyLoss``.
     """
 
-    def __init__(self, scheme: Any, reduction: str = "mean") -> None:
+    def __init__(self, scheme: Any, reduction: str = "mean", ignore_index: int = -100) -> None:
         super().__init__()
         self.scheme = complete(scheme)
         if reduction not in ("mean", "sum", "none"):
             raise BadValueError(f"reduction must be mean, sum or none, not {reduction!r}")
         self.reduction = reduction
+        self.ignore_index: int = _checks.check_integer("ignore_index", ignore_index)
+        self._calls: int = 0
+
+    def extra_repr(self) -> str:
+        """Return the scheme and the other arguments, for ``repr``."""
+        return f"{self.scheme!r}, reduction={self.reduction!r}, ignore_index={self.ignore_index}"
 
     def forward(
         self,
@@ -96,15 +109,71 @@ class LabelLoss(nn.Module):
         mix: Mix | None = None,
         index: Tensor | None = None,
     ) -> Tensor:
-        """The loss.
+        """Compute the loss.
 
         Args:
-            logits: (N, num_outputs), with gradient.
-            y: int64 (N,).
-            teacher_logits: for schemes with a teacher.
-            progress: in [0, 1], for annealed schemes.
-            mix: what ``scheme.perturb`` returned, for mixing schemes.
-            index: int64 (N,), for schemes that need it.
+            logits: Model outputs (N, num_outputs) or (N, num_outputs, d1, ...), with gradient.
+            y: Classes (N,) or (N, d1, ...), of any integer dtype; or, for a scheme that is linear
+                in y, distributions (N, num_classes) or (N, num_classes, d1, ...), as MixUp and
+                CutMix of timm and torchvision return them.
+            teacher_logits: Teacher outputs, for schemes with a teacher.
+            progress: Progress of training in [0, 1], for annealed schemes.
+            mix: Mix that ``scheme.perturb`` returned, for mixing schemes.
+            index: Sample numbers, int64 (N,), for schemes that need them.
         """
-        q = labels_of(self.scheme, y, logits, teacher_logits, progress, mix, index)
-        return soft_cross_entropy(logits, q, self.reduction)
+        soft = _checks.is_soft(y)
+        if soft and not getattr(self.scheme, "linear", False):
+            raise BadValueError(
+                f"{type(self.scheme).__name__} is not linear in y, so it takes no soft targets "
+                f"{tuple(y.shape)}: give class indices, or use a linear scheme (ls, vs)"
+            )
+        dense = isinstance(logits, Tensor) and logits.dim() > 2
+        shape = tuple(y.shape[:1] + y.shape[2:]) if soft else tuple(getattr(y, "shape", ()))
+        if dense:
+            expected = (len(logits), *logits.shape[2:])
+            if shape != expected:
+                raise BadValueError(
+                    f"y must have shape {expected} for logits {tuple(logits.shape)}, "
+                    f"not {tuple(getattr(y, 'shape', ()))}"
+                )
+            if mix is not None or index is not None:
+                raise BadValueError("mix and index need logits (N, C), not dense ones")
+            logits = _rows(logits)
+            y = _rows(y) if soft else y.reshape(-1)
+            teacher_logits = None if teacher_logits is None else _rows(teacher_logits)
+
+        kept = None
+        if isinstance(y, Tensor) and not (y.is_floating_point() or y.dtype == torch.bool):
+            y = y.long()
+            kept = y != self.ignore_index
+            y = y.where(kept, 0)
+        q = self._labels(logits, y, teacher_logits, progress, mix, index)
+
+        losses = soft_cross_entropy(logits, q, "none")
+        if kept is not None:
+            kept = kept.to(losses.device)
+            losses = losses.where(kept, 0.0)
+        if self.reduction == "mean" and kept is not None:
+            return losses.sum() / kept.sum().clamp(min=1)
+        if self.reduction == "none" and dense:
+            return losses.reshape(shape)
+        return _reduce(losses, self.reduction)
+
+    def _labels(self, logits: Tensor, *given: Any) -> Tensor:
+        y: Any = given[0]
+        rest: Any = given[1:]
+        if torch.compiler.is_compiling() or getattr(logits, "is_cpu", True):
+            return labels_of(self.scheme, y, logits, *rest)
+        self._calls += 1
+        before = self.scheme.check_values
+        if self._calls > CHECKED_CALLS:
+            set_value_checks(self.scheme, False)
+        try:
+            return labels_of(self.scheme, y, logits, *rest)
+        finally:
+            set_value_checks(self.scheme, before)
+
+
+def _rows(dense: Tensor) -> Tensor:
+    """Return (N, C, d1, ...) as (N d1 ..., C)."""
+    return dense.movedim(1, -1).reshape(-1, dense.shape[1])

@@ -28,6 +28,7 @@ class AdversarialLabelling(LabelScheme):
     """
 
     needs = frozenset({"logits"})
+    linear = True
     parameters: ClassVar[tuple[str, ...]] = ("epsilon", "beta_a", "beta_b")
 
     def __init__(

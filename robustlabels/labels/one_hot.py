@@ -12,5 +12,7 @@ from robustlabels.labels.base import LabelScheme, one_hot
 class OneHot(LabelScheme):
     """e_y."""
 
+    linear = True
+
     def _labels(self, y: Tensor, *_: Any, like: Tensor, **__: Any) -> Tensor:
         return one_hot(y, self.num_classes, like)

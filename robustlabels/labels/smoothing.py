@@ -18,6 +18,7 @@ class LabelSmoothing(LabelScheme):
         alpha: the smoothed mass, in [0, 1].
     """
 
+    linear = True
     parameters: ClassVar[tuple[str, ...]] = ("alpha",)
 
     def __init__(self, num_classes: int, alpha: float = 0.1) -> None:

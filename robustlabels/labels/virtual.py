@@ -58,6 +58,7 @@ class VirtualSmoothing(LabelScheme):
         warmup_epochs: int = 0,
     ) -> None:
         super().__init__(num_classes)
+        num_classes = self.num_classes  # an int, where numpy's was given
         self.alpha = _checks.check_share("alpha", alpha)
         if virtual_classes is None:
             virtual_classes = num_classes
@@ -75,6 +76,7 @@ class VirtualSmoothing(LabelScheme):
             )
         self.num_outputs = num_classes + self.virtual_classes
         self.needs = self.inner.needs
+        self.linear = bool(getattr(self.inner, "linear", False))
         self.teacher = self.inner.teacher
         self.ema_decay = self.inner.ema_decay
 
@@ -123,8 +125,6 @@ class VirtualSmoothing(LabelScheme):
         k = self.num_classes
         if self._warming_up(progress):
             target = hard_target(y, mix, self.num_outputs)  # mixed inputs keep mixed labels
-            if target.is_floating_point():
-                return target.to(like)
             return one_hot(target, self.num_outputs, like)
         inner = labels_of(
             self.inner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,9 @@ ACTIVATIONS: dict[str, type[nn.ReLU | nn.SiLU]] = {"relu": nn.ReLU, "silu": nn.S
 
 def is_count(value: Any, low: int = 1) -> bool:
     """Whether ``value`` is an integer of at least ``low``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return int(value) >= low
 
 
 def check_count(name: str, value: Any, low: int = 1) -> int:
@@ -38,7 +41,7 @@ def check_io(num_classes: int, input_shape: Sequence[int], smallest: int = 1) ->
             f"input_shape: this model needs images of at least {smallest}x{smallest} pixels, "
             f"not {shape[1]}x{shape[2]}"
         )
-    return shape
+    return int(shape[0]), int(shape[1]), int(shape[2])
 
 
 def check_dropout(dropout: float, name: str = "dropout") -> float:

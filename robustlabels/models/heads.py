@@ -26,7 +26,8 @@ def adapt_model(model: nn.Module, scheme: Any, layer: str | None = None) -> nn.M
         model: a classifier with ``scheme.num_classes`` logits; changed in place.
         scheme: anything with ``num_classes`` and ``num_outputs``.
         layer: the layer's name (as in ``model.named_modules()``), a ``Linear`` or a 1x1
-            ``Conv2d``; by default the last ``Linear``.
+            ``Conv2d``; by default the last ``Linear``, or, in a model without any, the last 1x1
+            ``Conv2d`` (SqueezeNet).
 
     Returns:
         ``model``; where it is itself the layer, a widened copy of it.
@@ -69,7 +70,7 @@ def real_classes(model: nn.Module, scheme: Any) -> RealClasses:
         ValueError: K is not an integer of at least 2.
     """
     classes = scheme if isinstance(scheme, int) else getattr(scheme, "num_classes", scheme)
-    check_count("num_classes", classes, 2)
+    classes = check_count("num_classes", classes, 2)
     if isinstance(model, RealClasses) and model.num_classes == classes:
         return model
     return RealClasses(model, classes)
@@ -114,6 +115,13 @@ def last_linear(model: nn.Module, purpose: str) -> tuple[str, nn.Linear]:
 
 def _find(model: nn.Module, layer: str | None) -> tuple[str, Head]:
     if layer is None:
+        convolutions = [
+            (name, module)
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+        ]
+        if convolutions and not _linears(model):
+            return convolutions[-1]
         return last_linear(model, "to widen; layer= names a 1x1 Conv2d")
     linears = _linears(model)
     known = dict(model.named_modules())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustlabels.factories import make_scheme
 from robustlabels.labels import (
     AdversarialLabelling,
     AdversarialLabelSmoothing,
@@ -139,6 +140,10 @@ def test_numpys_numbers_are_numbers() -> None:
     pair = np.array([2.5, 2.0], dtype=np.float32)
     adr = AnnealingRectification(3, temperature=tuple(pair), interpolation=np.float32(0.5))
     assert (adr.temperature, adr.interpolation) == ((2.5, 2.0), (0.5, 0.5))
+    vs = make_scheme("vs", np.int64(3), virtual_classes=np.int32(2), inner="ls")
+    assert type(vs.num_outputs) is int
+    assert type(VirtualSmoothing(np.uint8(200)).num_outputs) is int
+    assert VirtualSmoothing(np.uint8(200)).num_outputs == 400  # as uint8 it overflows to 144
 
 
 # Arguments of labels().

@@ -322,3 +322,88 @@ def test_a_class_of_probability_0_has_no_part_in_the_losses() -> None:
 
     scheme = LabelLoss(OneHot(3))
     torch.testing.assert_close(scheme(z, torch.tensor([1])), -p[0, 1].log())
+
+
+def test_repr_shows_the_scheme() -> None:
+    """print(criterion) showed LabelLoss() for every scheme."""
+    shown = repr(LabelLoss(LabelSmoothing(4, 0.3)))
+    assert "LabelSmoothing(num_classes=4, alpha=0.3)" in shown
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    """Data sets often store labels as uint8 or int32."""
+    z, y = batch()
+    criterion = LabelLoss(StandardLabelSmoothing(4, 0.3))
+    assert torch.equal(criterion(z, y.to(dtype)), criterion(z, y))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_dense_outputs_and_ignored_targets(reduction: str, ignored: int) -> None:
+    """Segmentation (N, C, H, W) with unlabelled pixels, as torch's own criterion takes it."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 4, 3, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(4, (2, 3, 5), generator=g)
+    y[0, 1] = ignored
+    ours = LabelLoss(LabelSmoothing(4, 0.2), reduction, ignore_index=ignored)(z, y)
+    theirs = F.cross_entropy(z, y, reduction=reduction, ignore_index=ignored, label_smoothing=0.2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    ours_grad = torch.autograd.grad(ours.sum(), z)[0]
+    torch.testing.assert_close(
+        ours_grad, torch.autograd.grad(theirs.sum(), z)[0], rtol=1e-12, atol=1e-14
+    )
+
+
+LINEAR = [
+    OneHot(4),
+    LabelSmoothing(4, 0.3),
+    StandardLabelSmoothing(4, 0.3),
+    AdversarialLabelSmoothing(4, 0.3),
+    AdversarialLabelling(4),
+    VirtualSmoothing(4, virtual_classes=2, inner=LabelSmoothing(4)),
+]
+
+
+@pytest.mark.parametrize("scheme", LINEAR, ids=lambda s: type(s).__name__)
+def test_soft_targets_are_the_mixture_of_losses(scheme: LabelSmoothing) -> None:
+    """MixUp and CutMix of timm and torchvision return (N, K): lam e_a + (1 - lam) e_b."""
+    _, a = batch()
+    b = a.flip(0)
+    g = torch.Generator().manual_seed(1)
+    z = torch.randn(6, scheme.num_outputs, generator=g, dtype=torch.float64)
+    soft = 0.3 * F.one_hot(a, 4).double() + 0.7 * F.one_hot(b, 4).double()
+    criterion = LabelLoss(scheme)
+    expected = 0.3 * criterion(z, a) + 0.7 * criterion(z, b)
+    torch.testing.assert_close(criterion(z, soft), expected, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="sum to 1"):
+        criterion(z, soft * 2)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        BoltzmannLabelSmoothing(4),
+        SecondBestLabelSmoothing(4),
+        AnnealingRectification(4),
+        VirtualSmoothing(4, inner=SecondBestLabelSmoothing(4)),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_soft_targets_of_a_scheme_that_is_not_linear(scheme: LabelSmoothing) -> None:
+    """The old message recommended y.long(), which turns soft targets into zeros."""
+    z = torch.zeros(6, scheme.num_outputs)
+    with pytest.raises(ValueError, match=r"not linear in y.*class indices"):
+        LabelLoss(scheme)(z, torch.full((6, 4), 0.25), teacher_logits=torch.zeros(6, 4))
+
+
+@pytest.mark.parametrize(
+    "scheme", [VirtualSmoothing(4), BoltzmannLabelSmoothing(4)], ids=lambda s: type(s).__name__
+)
+def test_compiles_to_a_full_graph(scheme: LabelSmoothing) -> None:
+    """A check of values would break the graph, and make a GPU wait in every step."""
+    z = torch.randn(6, scheme.num_outputs, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(6) % 4
+    criterion = LabelLoss(scheme)
+    compiled = torch.compile(criterion, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(z, y), criterion(z, y))

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,13 +98,14 @@ def test_named_layer_and_shared_hooks():
     assert seen == [1]
 
 
-def test_1x1_convolution_when_named():
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_1x1_convolution_is_found(layer):
     """Fully convolutional classifiers (NiN, SqueezeNet) end in one."""
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     weight = model[0].weight.clone()
     with pytest.raises(BadValueError, match=r"no Linear layer.*Conv2d"):
-        adapt_model(model, VS)
-    adapt_model(model, VS, layer="0")
+        adapt_model(nn.Sequential(nn.Conv2d(2, 3, 3)), VS)
+    adapt_model(model, VS, layer=layer)
     assert model(torch.rand(2, 2, 4, 4)).shape == (2, 7)
     assert torch.equal(model[0].weight[:3], weight)
 
@@ -181,3 +183,23 @@ def test_too_few_columns_is_one_line():
     """Slicing past the end is silent in torch: attacks would judge fewer classes than K."""
     with pytest.raises(BadValueError, match=r"\(N, 4 or more\), not \(2, 3\)"):
         real_classes(net(), 4)(torch.rand(2, 1, 2, 2))
+
+
+def test_torchvisions_squeezenet_is_widened():
+    """Its head is a 1x1 convolution, and the user should not have to know its name."""
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.squeezenet1_1(num_classes=3).eval()
+    adapt_model(model, VS)
+    assert model.classifier[1].out_channels == 7
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_numpys_integer_counts_classes():
+    """y.max() + 1 of a numpy array is an np.int64."""
+    assert real_classes(net(), np.int64(3)).num_classes == 3
+    assert (
+        adapt_model(net(), VirtualSmoothing(np.int64(3), virtual_classes=np.int64(4)))[
+            3
+        ].out_features
+        == 7
+    )

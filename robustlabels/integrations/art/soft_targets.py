@@ -52,18 +52,29 @@ class SoftTargets:
     ) -> Tensor:
         """(N, num_outputs): the sum over classes of their share times their label."""
         extra: dict[str, Any] = {"index": index} if "index" in self._scheme.needs else {}
-        each = [
-            self._scheme.labels(
-                torch.full_like(y, k),
+
+        def labels_for(target: Tensor) -> Tensor:
+            labels: Tensor = self._scheme.labels(
+                target,
                 logits=logits,
                 teacher_logits=teacher_logits,
                 progress=progress,
                 **extra,
             )
-            for k in range(self._scheme.num_classes)
-        ]
-        stacked = torch.stack(each)
-        return torch.einsum("nk,kno->no", self._rows(index).to(stacked), stacked)
+            return labels
+
+        rows = self._rows(index)
+        if getattr(self._scheme, "linear", False):
+            return labels_for(rows)
+
+        # One call per class of a row, most probable first: zero shares add nothing
+        support = int((rows > 0).sum(dim=1).max()) if len(rows) else 0
+        shares, classes = rows.topk(max(support, 1), dim=1)
+        mixture = torch.zeros(())
+        for share, target in zip(shares.T, classes.T, strict=True):
+            labels = labels_for(target.to(y.device))
+            mixture = mixture.to(labels) + share.to(labels).unsqueeze(1) * labels
+        return mixture
 
 
 def with_soft_targets(scheme: Any, soft: Array) -> SoftTargets:

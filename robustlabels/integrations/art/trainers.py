@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from robustlabels.errors import BadValueError
 from robustlabels.integrations.art.classifiers import become
@@ -129,11 +130,24 @@ class FastTrainer(SteppingTrainer):
     _classifier: Any
 
     def _batch_process(self, x_batch: Array, y_batch: Array, *rest: Any) -> Any:
-        self._classifier._model.train()
+        model = self._classifier._model
+        model.train()
+        hooks = []
+        if len(x_batch) == 1:  # at each forward pass, because ART's attack resets the mode
+            hooks = [model.register_forward_pre_hook(_hold_batch_norm)]
         try:
             return super()._batch_process(x_batch, y_batch, *rest)
         finally:
-            self._classifier._model.eval()
+            for hook in hooks:
+                hook.remove()
+            model.eval()
+
+
+def _hold_batch_norm(model: nn.Module, _: Any) -> None:
+    """Put batch norm in eval mode, because it cannot train on one sample."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 class OracleAlignedTrainer(SteppingTrainer):

@@ -94,8 +94,11 @@ def _judge(
     from robustlabels import processes, runs
     from robustlabels.cli._evaluation_files import EvaluationFiles
     from robustlabels.errors import BadValueError
+    from robustlabels.threat import check_eps_given
 
     n, eps, norm, device = (options[key] for key in ("n", "eps", "norm", "device"))
+    config = runs.RunFolder.open(run).config
+    check_eps_given(eps, norm, config.eps, config.norm)
     files = EvaluationFiles(path)
     finished = files.finished(_request(run, attacks, options)) if resume else None
     if finished is not None:

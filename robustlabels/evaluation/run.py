@@ -31,7 +31,7 @@ from robustlabels.loading import OPAQUE, load_run
 from robustlabels.models import real_classes
 from robustlabels.models.zoo import is_zoo_name, zoo_classifier
 from robustlabels.runs import versions
-from robustlabels.threat import check_norm, parse_eps
+from robustlabels.threat import check_eps_given, check_norm, parse_eps
 
 _SLICE_ONLY = "; AA+ (attack on K+V) not run"
 
@@ -121,6 +121,7 @@ def evaluate(
         run = load_run(model, weights)
         model, scheme = run.model, run.scheme if scheme is None else scheme
         held_out = held_out_of(run, data_root) if held_out is None else held_out
+        check_eps_given(eps, norm, run.config.eps, run.config.norm)
         eps = run.config.eps if eps is None else eps
         norm = run.config.norm if norm is None else norm
         if data is None and run.config.dataset.startswith(OPAQUE):

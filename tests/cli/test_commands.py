@@ -347,3 +347,11 @@ def test_an_attack_stronger_than_training(cli: Any, train: Any) -> None:
     found = json.loads(ran.out)
     assert (found["num_classes"], found["virtual_classes"]) == (10, 10)
     assert "K+V" in found["note"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_another_norm_needs_its_own_eps(cli: Any, run: Path, command: str) -> None:
+    """8/255 is a usual radius in Linf and almost nothing in L2."""
+    ran = cli(command, str(run), "--norm", "L2")
+    assert ran.code == 2
+    assert "is a radius in Linf, not in L2" in ran.err

@@ -191,7 +191,11 @@ def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
         row
         for name, found in result["attacks"].items()
         for row in [
-            (name, _show.percent(found["robust_accuracy"]), _ece(result, name)),
+            (
+                name + _own_radius(result, found["params"]),
+                _show.percent(found["robust_accuracy"]),
+                _ece(result, name),
+            ),
             *((f"  {k}", _show.percent(v), "-") for k, v in found.get("figures", {}).items()),
         ]
     ]
@@ -204,6 +208,15 @@ def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
     for name in result["evaluations"]:
         print(f"{name}: figures in {path}")
     print(f"written: {path}")
+
+
+def _own_radius(result: dict[str, Any], params: dict[str, Any]) -> str:
+    """Return an attack's norm and eps where they are not the evaluation's."""
+    eps = params.get("eps", result["eps"])
+    norm = params.get("norm", result["norm"])
+    if (eps, norm) == (result["eps"], result["norm"]) or not isinstance(eps, float):
+        return ""
+    return f" ({norm} eps {eps:.4g})"
 
 
 def _with_hash(attack: Any) -> Any:

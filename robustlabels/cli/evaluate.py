@@ -203,6 +203,9 @@ def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
     threat = f"{result['norm']} eps {result['eps']:.4g}"
     title = f"{run}: {result['n']} test images of {result['dataset']}, {threat}"
     _show.print_table(("attack", "accuracy", "ECE"), rows, title)
+    for name, interval in result.get("intervals", {}).items():
+        if interval is not None:
+            print(f"95 % interval of {name}: {interval[0]:.1%} to {interval[1]:.1%}")
     for note in _notes(result):
         print(note)
     for name in result["evaluations"]:

@@ -16,7 +16,7 @@ from robustlabels.attacks.official_autoattack import AutoAttack, default_batch_s
 from robustlabels.data import DataSet, as_dataset
 from robustlabels.devices import named_device, on_device
 from robustlabels.errors import BadValueError
-from robustlabels.evaluation.accuracy import Progress, device_of
+from robustlabels.evaluation.accuracy import Progress, device_of, wilson_interval
 from robustlabels.evaluation.checks import check_classifier, check_input_range
 from robustlabels.evaluation.context import Context, Evaluation
 from robustlabels.evaluation.held_out import (
@@ -105,6 +105,7 @@ def evaluate(
         "robust_accuracy" (of what every attack within eps left; None without one on the model
         itself), "ece" (clean, and each attack), "ece_excluded" (name -> number of
         images with a NaN softmax, which have no confidence; only where there are some),
+        "intervals" (95 % Wilson intervals: "clean", each attack, "worst case of all"),
         "verdicts" (name -> a bool for each image), "evaluations" (third parties'), "versions",
         "device".
 
@@ -180,6 +181,15 @@ def evaluate(
         whole = any(isinstance(p.attack, AutoAttack) and not p.attack.official for p in plans)
         notes.append("judged on the first K logits" + ("" if whole else _SLICE_ONLY))
     adversarial = result.pop("adversarial")
+    accuracies = {
+        "clean": result["clean"]["top1"],
+        **{name: found["robust_accuracy"] for name, found in result["attacks"].items()},
+        "worst case of all": result["robust_accuracy"],
+    }
+    result["intervals"] = {
+        name: None if accuracy is None else list(wilson_interval(accuracy, len(y)))
+        for name, accuracy in accuracies.items()
+    }
     result |= {
         "n": len(y),
         "indices": indices.tolist(),

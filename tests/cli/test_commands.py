@@ -363,9 +363,11 @@ def test_an_attack_with_its_own_radius(cli: Any, run: Path) -> None:
     ran = cli("evaluate", "run", "--n", "20", "--attacks", "pgd", "--attack", wide)
     assert (ran.code, ran.err) == (0, "")
     assert "pgd-2 (Linf eps 0.502)" in ran.out
+    assert "95 % interval of pgd-2: " in ran.out
     found = json.loads((run / "evaluation.json").read_text())
     assert found["attacks"]["pgd-2"]["params"]["eps"] == 128 / 255
     assert not found["attacks"]["pgd-2"]["eps_bounded"]
+    assert list(found["intervals"]) == ["clean", "pgd", "pgd-2", "worst case of all"]
     assert found["robust_accuracy"] == found["attacks"]["pgd"]["robust_accuracy"]
     other = "{ name = 'pgd', norm = 'L2' }"
     ran = cli("evaluate", "run", "--attacks", "", "--attack", other, "--out", "e.json")

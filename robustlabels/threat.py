@@ -17,6 +17,24 @@ def check_norm(norm: str) -> str:
     return norm
 
 
+def check_eps_given(
+    eps: str | float | None, norm: str | None, run_eps: float | str, run_norm: str
+) -> None:
+    """Raise ValueError if a norm other than a run's would be combined with the run's radius.
+
+    Args:
+        eps: Radius that was given, or None for the run's.
+        norm: Norm that was given, or None for the run's.
+        run_eps: Radius of the run.
+        run_norm: Norm of the run.
+    """
+    if norm is not None and eps is None and check_norm(norm) != run_norm:
+        raise BadValueError(
+            f"the run's eps, {run_eps}, is a radius in {run_norm}, not in {norm}: give eps (--eps) "
+            "too"
+        )
+
+
 def parse_eps(value: str | float, norm: str = "Linf") -> float:
     """The radius as a float, in units of the inputs' range [0, 1].
 

@@ -102,6 +102,21 @@ def input_gradient(loss: Tensor, x: Tensor) -> Tensor:
     return torch.zeros_like(x) if grad is None else grad
 
 
+def finite_gradient(grad: Tensor) -> Tensor:
+    """Replace what is not finite, so that a step along the gradient stays a valid image.
+
+    NaN becomes 0 and an infinite entry the sign that it has, next to which the image's finite
+    entries are negligible and become 0. Images with finite gradients keep their bits.
+
+    Args:
+        grad: (N, ...).
+    """
+    infinite = grad.isinf()
+    direction = torch.where(infinite, grad.sign(), 0.0)
+    row = infinite.flatten(1).any(dim=1).view(-1, *[1] * (grad.dim() - 1))
+    return torch.where(row, direction, grad.nan_to_num(nan=0.0))
+
+
 def shown_params(attack: Attack) -> dict[str, Any]:
     """An attack's public attributes that JSON can hold: its parameters, defaults included."""
     return {

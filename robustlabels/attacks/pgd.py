@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlabels.attacks.base import correct, held_still, input_gradient
+from robustlabels.attacks.base import correct, finite_gradient, held_still, input_gradient
 from robustlabels.attacks.passes import parts_for
 from robustlabels.errors import BadValueError
 from robustlabels.randomness import normal_like, per_row, uniform_like
@@ -63,6 +63,7 @@ class PGD:
         self.norm, self.steps, self.start = norm, steps, start
         self.loss, self.mode, self.restarts = loss, mode, restarts
         self.takes_soft_labels = loss != "margin"
+        self._nonfinite: list[Tensor] = []  # per part of the last batch; read without waiting
         self.step_size = 2.5 * self.eps / steps
         if step_size is not None:
             try:
@@ -96,12 +97,19 @@ class PGD:
         count = parts_for(model, x) if self.mode == "eval" else 1
         with held_still(model, self.mode), torch.enable_grad():
             parts = zip(*(t.tensor_split(count) for t in (x, y, *starts)), strict=True)
+            self._nonfinite = []
             found = [self._attacked(model, *part) for part in parts]
         return found[0] if count == 1 else torch.cat(found)
+
+    @property
+    def nonfinite_gradients(self) -> int:
+        """Number of images of the last call for which an input gradient was NaN or infinite."""
+        return sum(int(rows.sum()) for rows in self._nonfinite)
 
     def _attacked(self, model: nn.Module, x: Tensor, y: Tensor, *starts: Tensor) -> Tensor:
         """The best of what each start leads to."""
         objective = self._objective(model, x, y)
+        self._nonfinite.append(torch.zeros(len(x), dtype=torch.bool, device=x.device))
         best = self._climb(model, x, objective, starts[0])
         if len(starts) > 1:
             best_score = self._score(model, best, y, objective)
@@ -121,6 +129,7 @@ class PGD:
             # A sum, not a mean: a sample's step must not depend on the size of its batch.
             grad = input_gradient(objective(model(x_adv)).sum(), x_adv)
             with torch.no_grad():
+                self._nonfinite[-1] |= ~grad.flatten(1).isfinite().all(dim=1)
                 moved = x_adv + self.step_size * self._direction(grad)
                 x_adv = self._project(moved - x, x)
         return x_adv.detach()
@@ -166,7 +175,15 @@ class PGD:
         return (x + delta / _norms(delta) * radius).clamp_(0, 1)
 
     def _direction(self, grad: Tensor) -> Tensor:
-        return grad.sign() if self.norm == "Linf" else grad / (_norms(grad) + 1e-10)
+        if self.norm == "Linf":
+            return grad.sign().nan_to_num(nan=0.0)
+        grad = finite_gradient(grad)
+        norms = _norms(grad)
+        # The sum of squares of a huge finite gradient overflows, although its direction is known.
+        largest = grad.flatten(1).abs().amax(dim=1).clamp_min(1e-30).view_as(norms)
+        scaled = grad / largest
+        safe = scaled / (_norms(scaled) + 1e-10)
+        return torch.where(norms.isinf(), safe, grad / (norms + 1e-10))
 
     def _project(self, delta: Tensor, x: Tensor) -> Tensor:
         if self.norm == "Linf":

@@ -94,8 +94,11 @@ def _judge(
     from robustlabels import processes, runs
     from robustlabels.cli._evaluation_files import EvaluationFiles
     from robustlabels.errors import BadValueError
+    from robustlabels.threat import check_eps_given
 
     n, eps, norm, device = (options[key] for key in ("n", "eps", "norm", "device"))
+    config = runs.RunFolder.open(run).config
+    check_eps_given(eps, norm, config.eps, config.norm)
     files = EvaluationFiles(path)
     finished = files.finished(_request(run, attacks, options)) if resume else None
     if finished is not None:
@@ -188,7 +191,11 @@ def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
         row
         for name, found in result["attacks"].items()
         for row in [
-            (name, _show.percent(found["robust_accuracy"]), _ece(result, name)),
+            (
+                name + _own_radius(result, found["params"]),
+                _show.percent(found["robust_accuracy"]),
+                _ece(result, name),
+            ),
             *((f"  {k}", _show.percent(v), "-") for k, v in found.get("figures", {}).items()),
         ]
     ]
@@ -196,11 +203,23 @@ def _print(run: Path, path: Path, result: dict[str, Any]) -> None:
     threat = f"{result['norm']} eps {result['eps']:.4g}"
     title = f"{run}: {result['n']} test images of {result['dataset']}, {threat}"
     _show.print_table(("attack", "accuracy", "ECE"), rows, title)
+    for name, interval in result.get("intervals", {}).items():
+        if interval is not None:
+            print(f"95 % interval of {name}: {interval[0]:.1%} to {interval[1]:.1%}")
     for note in _notes(result):
         print(note)
     for name in result["evaluations"]:
         print(f"{name}: figures in {path}")
     print(f"written: {path}")
+
+
+def _own_radius(result: dict[str, Any], params: dict[str, Any]) -> str:
+    """Return an attack's norm and eps where they are not the evaluation's."""
+    eps = params.get("eps", result["eps"])
+    norm = params.get("norm", result["norm"])
+    if (eps, norm) == (result["eps"], result["norm"]) or not isinstance(eps, float):
+        return ""
+    return f" ({norm} eps {eps:.4g})"
 
 
 def _with_hash(attack: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -143,6 +144,14 @@ def attacked(
 def share(found: Tensor) -> float:
     """The exact share of True in a bool tensor (N,), N at least 1."""
     return int(found.sum()) / len(found)
+
+
+def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of an accuracy that was measured on n images."""
+    z = 1.959963984540054
+    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + (z / (2 * n)) ** 2)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def device_of(model: nn.Module, x: Tensor) -> torch.device:

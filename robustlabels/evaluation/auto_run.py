@@ -188,6 +188,8 @@ class AutoRun:
         flags: tuple[str, ...] = ()
         if isinstance(stage.attack, APGD) and stage.attack.zero_gradients:
             flags = (f"{stage.name}: there are points with zero gradient",)
+        if isinstance(stage.attack, APGD) and judged.nonfinite_gradients:
+            flags += (f"{stage.name}: there are NaN or infinite input gradients",)
         return Found(rows[wrong], found.cpu()[wrong], flags)
 
     def _right(self, judged: Judged) -> Tensor:

@@ -37,6 +37,7 @@ from robustlabels.evaluation.transfers import Transfer
 from robustlabels.randomness import preserved, seed_everything
 from robustlabels.runs import versions
 
+_NONFINITE = "nonfinite-gradients:"  # and their number: a flag of one batch in the state
 _TOLERANCE = 1e-5  # of the ball, relative to eps where that is above 1
 # built-in evaluations' place in the result
 _SECTIONS = {"accuracy": "clean", "calibration": "ece", "audit": "audit"}
@@ -119,7 +120,7 @@ class Judge:
         with preserved(), held_still(self.whole, buffers=True):
             seed_everything(self.context.seed)
             if not isinstance(plan.attack, AutoAttack):
-                robust, x_adv = self._in_batches(plan, state, report)
+                robust, x_adv, told = self._in_batches(plan, state, report)
             elif plan.attack.official:
                 outcome = plan.attack.run(self.model, self.x, self.y, report)
                 x_adv, robust = outcome.x_adv, outcome.robust & clean
@@ -175,20 +176,23 @@ class Judge:
 
     def _in_batches(
         self, plan: Plan, folder: Path | None, report: Progress | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Each batch with random numbers of its own, so that any of them can be run alone."""
         attack, seed, n = plan.attack, self.context.seed, len(self.y)
         size = images_of(attack, self.context.batch_size)
         state = None if folder is None else VerdictState(folder, self._header(plan, size))
         robust, x_adv = torch.zeros(n, dtype=torch.bool), torch.empty_like(self.x)
         done = 0
+        counts: list[int] = []
 
         def work(number: int, rows: Tensor) -> Found:
             seed_everything((seed + number) % 2**63)
             found = attacked(
                 self.model, attack, self.x[rows], self.y[rows], self.context.batch_size
             )
-            return Found(rows, found[1], (), found[0])
+            count = getattr(attack, "nonfinite_gradients", 0)
+            flags = (f"{_NONFINITE}{count}",) if count else ()
+            return Found(rows, found[1], flags, found[0])
 
         def tell(rows: int, _: Found) -> None:
             nonlocal done
@@ -199,7 +203,12 @@ class Judge:
         for found in in_batches("batch", torch.arange(n), size, work, state, tell):
             assert found.robust is not None
             robust[found.rows], x_adv[found.rows] = found.robust, found.x_adv
-        return robust, x_adv
+            counts += [int(flag.removeprefix(_NONFINITE)) for flag in found.flags]
+        told: dict[str, Any] = {"per_attack": None, "flags": []}
+        if counts:
+            told["nonfinite_gradients"] = sum(counts)
+            told["flags"] = [f"{sum(counts)} images have NaN or infinite input gradients"]
+        return robust, x_adv, told
 
     def _header(self, plan: Plan, size: int) -> dict[str, Any]:
         known = versions()

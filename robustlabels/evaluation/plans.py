@@ -12,6 +12,7 @@ from robustlabels.attacks.foreign import as_attack
 from robustlabels.attacks.official_autoattack import AutoAttack
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.context import Evaluation
+from robustlabels.threat import check_norm, parse_eps
 
 _SLOW, _QUICK = 200.0, 10.0  # what slow attacks and others weigh in the progress
 
@@ -42,7 +43,15 @@ def plan_attacks(
             label, params = _named("attacks", given)
             if label == "autoattack":
                 params = {"seed": seed, "batch_size": batch_size, **params}
-            attack = factories.make_attack(label, eps, norm, **params)
+            own_norm = check_norm(params.pop("norm", norm))
+            own_eps = params.pop("eps", None)
+            if own_eps is None and own_norm != norm:
+                raise BadValueError(
+                    f"attack {label!r}: the evaluation's eps, {eps:g}, is a radius in {norm}, not "
+                    f"in {own_norm}: give the attack its own eps too"
+                )
+            radius = eps if own_eps is None else parse_eps(own_eps, own_norm)
+            attack = factories.make_attack(label, radius, own_norm, **params)
         else:
             attack = as_attack(given)
             label = getattr(attack, "__name__", type(attack).__name__).lower()

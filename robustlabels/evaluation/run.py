@@ -17,7 +17,7 @@ from robustlabels.data import DataSet, as_dataset
 from robustlabels.devices import named_device, on_device
 from robustlabels.display import shown
 from robustlabels.errors import BadValueError
-from robustlabels.evaluation.accuracy import Progress, device_of
+from robustlabels.evaluation.accuracy import Progress, device_of, wilson_interval
 from robustlabels.evaluation.checks import check_classifier, check_input_range
 from robustlabels.evaluation.context import Context, Evaluation
 from robustlabels.evaluation.held_out import (
@@ -32,7 +32,7 @@ from robustlabels.loading import OPAQUE, load_run
 from robustlabels.models import real_classes
 from robustlabels.models.zoo import is_zoo_name, zoo_classifier
 from robustlabels.runs import versions
-from robustlabels.threat import check_norm, parse_eps
+from robustlabels.threat import check_eps_given, check_norm, parse_eps
 
 _SLICE_ONLY = "; AA+ (attack on K+V) not run"
 
@@ -107,6 +107,7 @@ def evaluate(
         "robust_accuracy" (of what every attack within eps left; None without one on the model
         itself), "ece" (clean, and each attack), "ece_excluded" (name -> number of
         images with a NaN softmax, which have no confidence; only where there are some),
+        "intervals" (95 % Wilson intervals: "clean", each attack, "worst case of all"),
         "verdicts" (name -> a bool for each image), "evaluations" (third parties'), "versions",
         "device".
 
@@ -123,6 +124,7 @@ def evaluate(
         run = load_run(model, weights)
         model, scheme = run.model, run.scheme if scheme is None else scheme
         held_out = held_out_of(run, data_root) if held_out is None else held_out
+        check_eps_given(eps, norm, run.config.eps, run.config.norm)
         eps = run.config.eps if eps is None else eps
         norm = run.config.norm if norm is None else norm
         if data is None and run.config.dataset.startswith(OPAQUE):
@@ -185,6 +187,15 @@ def evaluate(
         whole = any(isinstance(p.attack, AutoAttack) and not p.attack.official for p in plans)
         notes.append("judged on the first K logits" + ("" if whole else _SLICE_ONLY))
     adversarial = result.pop("adversarial")
+    accuracies = {
+        "clean": result["clean"]["top1"],
+        **{name: found["robust_accuracy"] for name, found in result["attacks"].items()},
+        "worst case of all": result["robust_accuracy"],
+    }
+    result["intervals"] = {
+        name: None if accuracy is None else list(wilson_interval(accuracy, len(y)))
+        for name, accuracy in accuracies.items()
+    }
     result |= {
         "n": len(y),
         "indices": indices.tolist(),

@@ -596,3 +596,36 @@ def test_restarts_are_drawn_for_the_whole_batch() -> None:
         torch.set_num_threads(1)
     assert set(model.seen) == {35, 70}
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+
+
+class Sloped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        grad = grad.clone()
+        grad[0, 0] = torch.inf
+        grad[1, 0] = torch.nan
+        grad[2] = 1e30
+        return grad
+
+
+class Breaking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        z = Sloped.apply(x.flatten(1))
+        return torch.stack([z.sum(dim=1), -z.sum(dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_nonfinite_gradients_give_valid_images_and_are_counted(norm: str) -> None:
+    x = torch.full((4, 1, 2, 2), 0.5)
+    attack = PGD(0.1, norm, steps=3, start="none")
+    moved = attack(Breaking(), x, torch.zeros(4).long()) - x
+    assert attack.nonfinite_gradients == 2
+    size = moved.flatten(1).abs().amax(1) if norm == "Linf" else moved.flatten(1).norm(dim=1)
+    torch.testing.assert_close(size, torch.full((4,), 0.1))
+    if norm == "L2":  # along the infinite pixel; the other three; all four alike
+        torch.testing.assert_close(moved[0].flatten().abs(), torch.tensor([0.1, 0, 0, 0]))
+        torch.testing.assert_close(moved[2].flatten().abs(), torch.full((4,), 0.05))

@@ -347,3 +347,29 @@ def test_an_attack_stronger_than_training(cli: Any, train: Any) -> None:
     found = json.loads(ran.out)
     assert (found["num_classes"], found["virtual_classes"]) == (10, 10)
     assert "K+V" in found["note"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_another_norm_needs_its_own_eps(cli: Any, run: Path, command: str) -> None:
+    """8/255 is a usual radius in Linf and almost nothing in L2."""
+    ran = cli(command, str(run), "--norm", "L2")
+    assert ran.code == 2
+    assert "is a radius in Linf, not in L2" in ran.err
+
+
+def test_an_attack_with_its_own_radius(cli: Any, run: Path) -> None:
+    """Its accuracy is shown with its radius; outside the threat model it is no worst case."""
+    wide = "{ name = 'pgd', eps = '128/255' }"
+    ran = cli("evaluate", "run", "--n", "20", "--attacks", "pgd", "--attack", wide)
+    assert (ran.code, ran.err) == (0, "")
+    assert "pgd-2 (Linf eps 0.502)" in ran.out
+    assert "95 % interval of pgd-2: " in ran.out
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["attacks"]["pgd-2"]["params"]["eps"] == 128 / 255
+    assert not found["attacks"]["pgd-2"]["eps_bounded"]
+    assert list(found["intervals"]) == ["clean", "pgd", "pgd-2", "worst case of all"]
+    assert found["robust_accuracy"] == found["attacks"]["pgd"]["robust_accuracy"]
+    other = "{ name = 'pgd', norm = 'L2' }"
+    ran = cli("evaluate", "run", "--attacks", "", "--attack", other, "--out", "e.json")
+    assert ran.code == 2
+    assert "give the attack its own eps too" in ran.err

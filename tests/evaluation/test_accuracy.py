@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustlabels.attacks import PGD
 from robustlabels.evaluation import correct, predict, robust_accuracy, top_k_accuracy
+from robustlabels.evaluation.accuracy import wilson_interval
 
 
 def test_top_k_by_hand():
@@ -117,3 +118,12 @@ def test_an_attack_that_changes_the_shape_is_refused():
     x = torch.rand(2, 1, 1, 2)
     with pytest.raises(ValueError, match=r"returned \(2, 2\) for inputs \(2, 1, 1, 2\)"):
         robust_accuracy(model, lambda m, x, y: x.flatten(1), x, torch.tensor([0, 1]))
+
+
+def test_wilson_interval_by_an_independent_implementation():
+    """scipy.stats.binomtest(k, n).proportion_ci(method="wilson")"""
+    from scipy.stats import binomtest
+
+    for k, n in ((0, 10), (7, 20), (836, 1000), (20, 20)):
+        found = binomtest(k, n).proportion_ci(method="wilson")
+        assert wilson_interval(k / n, n) == pytest.approx((found.low, found.high), abs=1e-12)

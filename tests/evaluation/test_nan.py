@@ -154,3 +154,44 @@ def test_an_attack_in_train_mode_leaves_the_batch_norms_statistics_alone(entry: 
         assert found.clean == 1.0
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+class Slope(torch.autograd.Function):
+    """The identity, whose gradient is infinite for images with a dark corner."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad.masked_fill(x[:, :, :1, :1] < 0.2, torch.inf)
+
+
+class Infinite(Breaking):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(Slope.apply(x))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_images_with_infinite_gradients_stay_valid_and_are_reported(images: Any, norm: str) -> None:
+    x, y = images[0][:12].clone(), images[1][:12]
+    x[:3, 0, 0, 0] = 0.05
+    eps = 0.05
+    found = rl.evaluate(
+        Infinite(),
+        (x, y),
+        ["pgd", "fgsm", "autoattack"],
+        eps=eps,
+        norm=norm,
+        num_classes=4,
+        batch_size=5,
+        keep_adversarial=True,
+    )
+    for name, adversarial in found["adversarial"].items():
+        assert adversarial.isfinite().all(), name
+        assert found["attacks"][name]["eps_bounded"], name
+        assert any("infinite input gradients" in f for f in found["attacks"][name]["flags"]), name
+    assert found["attacks"]["pgd"]["nonfinite_gradients"] == 3

@@ -87,6 +87,7 @@ class APGD:
         """
         torch.manual_seed(self.seed)
         self.zero_gradients = 0
+        self.model.nonfinite_gradients = False
         adv = x.clone()
         logits = self.model(x)
         alive = ~self.model.fooled(logits, y)

@@ -134,6 +134,7 @@ class FAB:
         a1, a2 = size[:n].view(view), size[n:].view(view)
         alpha = (a1 / (a1 + a2)).clamp(0.0, ALPHA_MAX)
         moved = (s.x_adv + ETA * d1) * (1 - alpha) + (s.x + d2 * ETA) * alpha
+        moved = torch.where(moved.isnan(), s.x_adv, moved)  # of infinite logits or gradients
         return moved.clamp(0.0, 1.0)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustlabels.attacks.base import correct, input_gradient
+from robustlabels.attacks.base import correct, finite_gradient, input_gradient
 from robustlabels.attacks.passes import Passes
 from robustlabels.errors import BadValueError
 
@@ -42,6 +42,7 @@ class Judged:
     ) -> None:
         self._logits = logits
         self.num_classes, self._passes = num_classes, Passes(at_a_time)
+        self.nonfinite_gradients = False
         self.on_pass: Callable[[float], None] | None = None
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -78,6 +79,8 @@ class Judged:
             logits = self._pass(leaf)
             losses = loss(logits, y, target)
             grad = input_gradient(losses.sum(), leaf)
+        self.nonfinite_gradients |= not bool(grad.isfinite().all())
+        grad = finite_gradient(grad)
         return logits.detach(), losses.detach(), grad
 
     def _pass(self, x: Tensor) -> Tensor:

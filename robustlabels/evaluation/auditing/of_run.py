@@ -14,6 +14,7 @@ from robustlabels.evaluation.run import drawn_images
 from robustlabels.factories import make_dataset
 from robustlabels.labels.distillation import MASKING_TEMPERATURE, LowTemperatureDistillation
 from robustlabels.loading import OPAQUE, LoadedRun, load_run
+from robustlabels.threat import check_eps_given
 
 IMAGES = 200
 
@@ -53,6 +54,8 @@ def audit_run(
     """
     loaded = load_run(path, weights)
     config = loaded.config
+    if norm != "L1":  # audit refuses L1 with any radius
+        check_eps_given(eps, norm, config.eps, config.norm)
     if config.dataset.startswith(OPAQUE):
         raise BadValueError(
             f"{path}: its data were given from Python; call robustlabels.evaluation.audit with them"

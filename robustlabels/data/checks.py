@@ -13,6 +13,9 @@ from robustlabels.errors import DataError
 CHUNK = 4096
 """Images that are looked at together, to spare memory."""
 
+ROUNDING = 1e-5
+"""Distance from [0, 1] that counts as rounding: 85 times the rounding error of float32."""
+
 
 def check_labels(y: Any, num_classes: int | None, what: str) -> Tensor:
     """Class indices as int64 (N,).
@@ -55,7 +58,8 @@ def check_images(x: Any, what: str) -> Tensor:
         what: what the images are called in messages, e.g. "the training images".
 
     Raises:
-        DataError: another shape or type, or a pixel that is not finite or outside [0, 1].
+        DataError: another shape or type, or a pixel that is not finite or outside [0, 1] by more
+            than rounding.
     """
     try:
         images = x.detach() if isinstance(x, Tensor) else _tensor(np.asarray(x))
@@ -74,19 +78,37 @@ def check_images(x: Any, what: str) -> Tensor:
         return images
     if not images.is_floating_point():
         raise DataError(f"{what} must be uint8, or floating in [0, 1], not {images.dtype}")
+    clamped = False
     for start in range(0, len(images), CHUNK):
-        check_range(images[start : start + CHUNK], what)
-    return images.float()
+        chunk = images[start : start + CHUNK]
+        clamped |= check_range(chunk, what) is not chunk
+    return images.float().clamp(0.0, 1.0) if clamped else images.float()
 
 
-def check_range(x: Tensor, what: str) -> None:
-    """A DataError unless every pixel is finite and in [0, 1]."""
+def check_range(x: Tensor, what: str) -> Tensor:
+    """Check that every pixel is finite and in [0, 1]; clamp what rounding put outside.
+
+    Normalising an image and undoing it leaves pixels such as -3e-8.
+
+    Args:
+        x: Floating tensor, not empty.
+        what: Name of the images in the message.
+
+    Returns:
+        ``x`` itself, or a clamped copy where a pixel is outside by at most :data:`ROUNDING`.
+
+    Raises:
+        DataError: A pixel is NaN, infinite or further outside.
+    """
     low, high = (float(v) for v in torch.aminmax(x))
-    if not (low >= 0.0 and high <= 1.0):  # NaN fails both
-        raise DataError(
-            f"{what} must be finite and in [0, 1], but lie in [{low:.4g}, {high:.4g}]: divide "
-            "uint8-like values by 255, and leave normalisation to the model (mean, std)"
-        )
+    if low >= 0.0 and high <= 1.0:
+        return x
+    if low >= -ROUNDING and high <= 1.0 + ROUNDING:
+        return x.clamp(0.0, 1.0)
+    raise DataError(
+        f"{what} must be finite and in [0, 1], but lie in [{low:.9g}, {high:.9g}]: divide "
+        "uint8-like values by 255, and leave normalisation to the model (mean, std)"
+    )
 
 
 def count_classes(num_classes: int | None, *labels: Tensor | None) -> int:

@@ -58,18 +58,43 @@ class ImageFiles(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def read_image(path: str, channels: int) -> Any:
-    """A PIL image in RGB, or in grey for one channel.
+    """Read a PIL image with 8 bits a channel: RGB, or grey for one channel.
 
     Raises:
-        DataError: the file can't be read.
+        DataError: The file cannot be read, or its pixels have no known range.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return image.convert("L" if channels == 1 else "RGB")
+            return _eight_bit(image, path).convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path} is not a readable image ({_files.one_line(error)})") from error
+
+
+def _eight_bit(image: Any, path: str) -> Any:
+    """Scale 16-bit and float pixels to 8 bits, because PIL's ``convert`` cuts them off at 255.
+
+    Args:
+        image: PIL image; 16 bits a pixel count from 0 to 65535, floats from 0 to 1.
+        path: File name for the message.
+
+    Raises:
+        DataError: A pixel is outside that range.
+    """
+    from PIL import Image
+
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+
+    highest = 1.0 if image.mode == "F" else 65535.0
+    pixels = np.asarray(image, dtype=np.float64)
+    if not (pixels.min() >= 0 and pixels.max() <= highest):  # NaN fails both
+        raise DataError(
+            f"{path} has pixels from {pixels.min():g} to {pixels.max():g}, and {image.mode} images "
+            f"must be in [0, {highest:g}]: convert it to 8 bits"
+        )
+    return Image.fromarray((pixels * (255 / highest)).round().astype(np.uint8))
 
 
 def tiny_imagenet(root: str | Path | None = None, num_workers: int | None = None) -> DataSet:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustlabels.data.checks import check_labels
+from robustlabels.data.checks import check_labels, check_range
 from robustlabels.errors import DataError
 from robustlabels.randomness import derived_seed
 
@@ -103,7 +103,8 @@ class MapSplit:
         try:
             for x, y in loader:
                 labels = check_labels(y, self.num_classes, "the labels of a batch")
-                images = x.to(device, non_blocking=True)
+                checked = check_range(x, "the images of a batch") if x.is_floating_point() else x
+                images = checked.to(device, non_blocking=True)
                 if images.dtype == torch.uint8:
                     images = images.float().div_(255)
                 yield images.float(), labels.to(device, non_blocking=True)

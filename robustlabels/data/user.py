@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     IterableDataset,
     RandomSampler,
@@ -189,11 +190,17 @@ def _part(source: Any, what: str) -> _Part:
 
 
 def _refuse_sampler(loader: DataLoader[Any], what: str) -> None:
-    """We make our own batches: a loader that picks samples would silently be overruled."""
-    if type(loader.sampler) not in (SequentialSampler, RandomSampler):
+    """Refuse a loader that picks samples or batches, because the engine makes its own batches."""
+    batches = loader.batch_sampler
+    samples = loader.sampler
+    if batches is not None and type(batches) is BatchSampler:
+        samples = batches.sampler  # the loader's own attribute is a default where batches are given
+    elif batches is not None:
+        samples = batches
+    if type(samples) not in (SequentialSampler, RandomSampler):
         raise DataError(
-            f"{what} loader: its {type(loader.sampler).__name__} would be ignored, because the "
-            "engine makes its own batches; give the chosen samples as a torch.utils.data.Subset"
+            f"{what} loader: its {type(samples).__name__} would be ignored, because the engine "
+            "makes its own batches; give the chosen samples as a torch.utils.data.Subset"
         )
 
 

@@ -18,6 +18,7 @@ from robustlabels.evaluation.auto_state import VerdictState, fingerprint
 from robustlabels.evaluation.checks import (
     check_classifier,
     check_input_range,
+    check_inputs,
     check_mode,
     optimises,
 )
@@ -77,6 +78,7 @@ def autoattack(
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise BadValueError(f"batch_size must be 'auto' or at least 1, not {batch_size!r}")
     official = AutoAttack(radius, norm, version, seed, size)
+    x = check_inputs(x)
     with on_device(model, device):
         check_mode(model, x)
         with held_still(model, buffers=True):

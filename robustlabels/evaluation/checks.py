@@ -10,6 +10,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from robustlabels.data.checks import check_range
 from robustlabels.errors import BadValueError
 from robustlabels.evaluation.accuracy import correct, device_of, predict, share
 from robustlabels.randomness import preserved
@@ -18,20 +19,22 @@ _LOOKED_AT, _BETTER = 250, 0.1
 _RANDOM = 1e-4  # relative to the logits' norm, as in AutoAttack's own check
 
 
-def check_inputs(x: Tensor) -> None:
-    """Inputs are floating, finite and in [0, 1]: what an eps-ball in pixel units means."""
+def check_inputs(x: Tensor) -> Tensor:
+    """Check that inputs are floating, finite and in [0, 1], where a radius in pixels has a meaning.
+
+    Returns:
+        ``x``, clamped where rounding put a pixel outside; see ``data.checks.check_range``.
+
+    Raises:
+        ValueError: Another type, shape or range.
+    """
     if not x.is_floating_point():
         raise BadValueError(f"inputs must be floating in [0, 1], not {x.dtype}")
     if x.dim() != 4 or len(x) == 0:
         raise BadValueError(
             f"inputs must be (N, C, H, W) with N of at least 1, not {tuple(x.shape)}"
         )
-    low, high = (float(v) for v in x.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN fails both
-        raise BadValueError(
-            f"inputs must be finite and in [0, 1], not in [{low:.4g}, {high:.4g}]: put the "
-            "normalisation inside the model"
-        )
+    return check_range(x, "inputs")
 
 
 def check_classifier(model: nn.Module, x: Tensor, num_classes: int, batch_size: int = 250) -> int:
@@ -49,8 +52,7 @@ def check_classifier(model: nn.Module, x: Tensor, num_classes: int, batch_size: 
     Raises:
         ValueError: anything else, in one line.
     """
-    check_inputs(x)
-    x = x[:batch_size]
+    x = check_inputs(x)[:batch_size]
     z = _output(model, x, num_classes)
     finite = z.isfinite().all(dim=1)  # the other images count as misclassified where they are NaN
     if not bool(finite.any()):

@@ -27,6 +27,7 @@ class Context:
         held_out: ``held_out()`` reads images (N, C, H, W) and labels (N,) on the CPU that neither
             trained nor judge the model, for what must be fitted; a ValueError where none are known.
         scheme: the label scheme that the model was trained with, or None.
+        classes: Names of the data set's classes, by index; empty if unknown.
     """
 
     num_classes: int
@@ -38,6 +39,7 @@ class Context:
     progress: Progress | None = None
     held_out: HeldOut = none_held_out
     scheme: Any = None
+    classes: tuple[str, ...] = ()
 
 
 class Evaluation(Protocol):

@@ -176,6 +176,7 @@ def evaluate(
                 size,
                 held_out=_held_out(held_out, dataset.num_classes, x),
                 scheme=None if isinstance(scheme, int) else scheme,
+                classes=tuple(dataset.classes),
             ),
             progress=Stages([1.0, *(p.weight for p in plans), *(1.0 for _ in measures)], report),
             state=None if state is None else Path(state),

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from robustlabels._compat.robustbench_images import imagenet_images
 from robustlabels._compat.robustbench_package import robustbench
 from robustlabels.data import DATASETS
+from robustlabels.data.image_folders import read_image
 from robustlabels.errors import BadValueError, DataError, MissingExtraError
 
 CPU = torch.device("cpu")
@@ -251,3 +253,18 @@ def test_robustbenchs_subset_needs_its_list(tmp_path, stage, monkeypatch):
     assert "\n" not in str(info.value)
     with pytest.raises(BadValueError, match="subset must be 'robustbench'"):
         imagenet(root=tmp_path, subset="all")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_and_float_images_keep_their_grey(tmp_path, channels):
+    """PIL cuts them off at 255, so that a picture was all white or all black."""
+    grey = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)  # 257 k is k of 255
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray((grey / 65535).astype(np.float32)).save(tmp_path / "b.tiff")
+    for name in ("a.png", "b.tiff"):
+        pixels = np.asarray(read_image(str(tmp_path / name), channels)).reshape(4, channels)
+        assert pixels.tolist() == [[k] * channels for k in (0, 1, 128, 255)]
+
+    Image.fromarray(np.full((2, 2), 200.0, dtype=np.float32)).save(tmp_path / "c.tiff")
+    with pytest.raises(DataError, match=r"c\.tiff has pixels from 200 to 200.*\[0, 1\]"):
+        read_image(str(tmp_path / "c.tiff"), channels)

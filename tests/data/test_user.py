@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from robustlabels.data import DataSet, MapSplit, TensorSplit, as_dataset, check_labels
 from robustlabels.errors import BadValueError, DataError
@@ -260,3 +268,43 @@ def test_items_that_are_tables_name_the_recipe():
         DataError, match=r"not dict \(docs/data.md shows how to wrap a Hugging Face"
     ):
         as_dataset(Items([{"image": X[0], "label": 1}]))
+
+
+def test_a_batch_sampler_is_refused():
+    """Its weights would be ignored without a word: a loader's own sampler is then a default."""
+    weighted = WeightedRandomSampler([1.0] * 6, 6)
+    for sampler in (BatchSampler(weighted, 2, drop_last=False), [[0, 1], [2, 3]]):
+        loader = DataLoader(TensorDataset(X, Y), batch_sampler=sampler)
+        with pytest.raises(DataError, match=r"(Sampler|list) would be ignored"):
+            as_dataset(loader)
+    plain = DataLoader(TensorDataset(X, Y), batch_sampler=BatchSampler(range(6), 2, False))
+    with pytest.raises(DataError, match="range would be ignored"):
+        as_dataset(plain)
+    shuffled = DataLoader(TensorDataset(X, Y), batch_size=2, shuffle=True)
+    assert len(as_dataset(shuffled).train_split()) == 6
+
+
+def test_pixels_outside_by_rounding_are_clamped():
+    """Normalising and undoing it gives -3e-8; the message said [0, 1] is not in [0, 1]."""
+    x = X.clone()
+    x[0, 0, 0, 0] = -3e-8
+    x[1, 0, 0, 0] = 1 + 2e-7
+    expected = x.clone()
+    expected[0, 0, 0, 0] = 0.0
+    expected[1, 0, 0, 0] = 1.0
+    lazy = Items([(image, int(y)) for image, y in zip(x, Y, strict=True)], classes=["a", "b", "c"])
+    for data in ((x, Y), lazy):
+        assert torch.equal(read(as_dataset(data).train_split())[0], expected)
+    x[0, 0, 0, 0] = -3e-4
+    with pytest.raises(DataError, match=r"but lie in \[-0\.000300000014, 1"):
+        as_dataset((x, Y))
+
+
+def test_every_lazily_read_image_is_checked():
+    """Only the first image was; the others trained the model on another range."""
+    items = [(image, int(y)) for image, y in zip(X, Y, strict=True)]
+    items[4] = (255 * items[4][0], items[4][1])
+    split = as_dataset(Items(items, classes=["a", "b", "c"])).train_split()
+    read(split, 0, 1)
+    with pytest.raises(DataError, match=r"the images of a batch must be finite and in \[0, 1\]"):
+        read(split, 3, 4)

@@ -32,9 +32,9 @@ def test_a_sound_model_passes_and_tells_its_width():
 
 
 def test_inputs_outside_0_1_are_named():
-    refused(model(), X * 255, r"in \[0, 1\], not in \[\d+.*, 2\d\d")
-    refused(model(), X - 0.5, r"not in \[-0\.")
-    refused(model(), torch.full_like(X, torch.nan), r"not in \[nan, nan\]")
+    refused(model(), X * 255, r"in \[0, 1\], but lie in \[\d+.*, 2\d\d")
+    refused(model(), X - 0.5, r"but lie in \[-0\.")
+    refused(model(), torch.full_like(X, torch.nan), r"but lie in \[nan, nan\]")
     refused(model(), (X * 255).byte(), "floating in .*uint8")
     refused(model(), X[0], r"\(N, C, H, W\)")
     refused(model(), X[:0], "N of at least 1")

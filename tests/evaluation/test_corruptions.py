@@ -92,8 +92,32 @@ def test_what_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither fog\.npy and labels\.npy nor fog/1"):
         judge(tmp_path, corruptions=["fog"])
     np.save(root / "labels.npy", np.arange(5 * N) % 9)
-    with pytest.raises(ValueError, match="classes up to 8, and the model 4"):
+    with pytest.raises(ValueError, match=r"labels\.npy must be in \[0, 3\], but number 4 is 4"):
         judge(root, corruptions=["fog"])
     np.save(root / "labels.npy", np.arange(3))
     with pytest.raises(DataError, match="as many rows as"):
         judge(root, corruptions=["fog"])
+
+
+def test_a_missing_class_folder_does_not_shift_labels(tmp_path: Path) -> None:
+    """Labels by position gave accuracy 0 for a perfect model."""
+    pytest.importorskip("torchvision")
+    for part in ("train", "test", "C/snow/1"):
+        for label, name in enumerate("abcd"):
+            if part.startswith("C") and name == "a":
+                continue
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            pixels = np.zeros((K, K, 3), np.uint8)
+            pixels[label] = 200
+            Image.fromarray(pixels).save(folder / "a.png")
+    table = {"name": "corruptions", "root": str(tmp_path / "C"), "corruptions": ["snow"]}
+    table["severities"] = [1]
+    result = rl.evaluate(Brightest(), f"folder:{tmp_path}", (), evaluations=[table])
+    assert result["evaluations"]["corruptions"]["accuracy"] == 1.0
+
+    with pytest.raises(DataError, match="has 3 class folders, and the data set 4 classes"):
+        judge(tmp_path / "C", corruptions=["snow"], severities=[1])
+    (tmp_path / "C/snow/1/b").rename(tmp_path / "C/snow/1/e")
+    with pytest.raises(DataError, match="e is not a class of the data set, whose classes are a, b"):
+        rl.evaluate(Brightest(), f"folder:{tmp_path}", (), evaluations=[table])

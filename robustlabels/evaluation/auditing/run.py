@@ -84,7 +84,7 @@ def audit(
     radius = parse_eps(eps, norm)
     if not isinstance(model, nn.Module):
         raise BadValueError(f"model must be an nn.Module, not {type(model)}")
-    check_inputs(x)
+    x = check_inputs(x)
     size = default_batch_size(x) if batch_size is None else batch_size
     for name, value, least in (("batch_size", size, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

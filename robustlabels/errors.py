@@ -46,9 +46,10 @@ class RobustLabelsWarning(UserWarning):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest matches of ``name``, or with all that is known."""
+    """Return a sentence with the nearest matches of ``name``, or with all known names."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    same = [each for each in known if each.lower() == name.lower()]
+    close = same or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"known: {', '.join(known) or 'none'}"

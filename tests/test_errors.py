@@ -53,3 +53,8 @@ def test_missing_extra_has_the_command() -> None:
     message = str(missing_extra("torchattacks:PGD", "torchattacks"))
     assert "torchattacks:PGD" in message
     assert "pip install 'robustlabels[torchattacks]'" in message
+
+
+def test_a_name_in_another_case_suggests_the_right_one() -> None:
+    """``PGD`` looks more like ``FGSM`` to a comparison of letters than like ``pgd``."""
+    assert nearest("ADR", ["adr", "ADX", "als"]) == "did you mean 'adr'?"

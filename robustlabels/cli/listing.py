@@ -11,6 +11,7 @@ from robustlabels.errors import UnknownNameError, nearest
 from robustlabels.hookspecs import HOOKS
 
 RECIPES = "recipes"
+KINDS = [*HOOKS, RECIPES]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,30 +20,43 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(help=f"What to list: {', '.join([*HOOKS, RECIPES])}.")],
+    kind: Annotated[
+        str | None,
+        typer.Argument(help=f"Kind to list: {', '.join(KINDS)}. All kinds by default."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List what is there, and which distribution brought it."""
-    if kind == RECIPES:
-        _list_recipes(as_json)
+    """List the available names, and the distribution or paper that each comes from."""
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError(f"cannot list {kind!r}; {nearest(kind, KINDS)}")
+
+    tables = {each: _rows(each) for each in (KINDS if kind is None else [kind])}
+    if as_json:
+        entries = {
+            each: [{"name": name, _origin(each): origin} for name, origin in rows]
+            for each, rows in tables.items()
+        }
+        _show.print_json(entries if kind is None else entries[kind])
         return
-    if kind not in HOOKS:
-        raise UnknownNameError(f"cannot list {kind!r}; {nearest(kind, [*HOOKS, RECIPES])}")
+
+    for each, rows in tables.items():
+        title = each if kind is None else None
+        _show.print_table(("name", _origin(each)), rows, title)
+
+
+def _origin(kind: str) -> str:
+    """Return the heading of the second column."""
+    return "source" if kind == RECIPES else "distribution"
+
+
+def _rows(kind: str) -> list[tuple[str, str]]:
+    """Return each name of a kind, and where it comes from."""
+    if kind == RECIPES:
+        from robustlabels.recipes import recipe_names, recipe_source
+
+        return [(name, recipe_source(name)) for name in recipe_names()]
+
     from robustlabels.plugins import host
 
     registry = host()[kind]
-    rows = [(name, registry.distribution(name)) for name in registry.names()]
-    if as_json:
-        _show.print_json([{"name": name, "distribution": dist} for name, dist in rows])
-    else:
-        _show.print_table(("name", "distribution"), rows)
-
-
-def _list_recipes(as_json: bool) -> None:
-    from robustlabels.recipes import recipe_names, recipe_source
-
-    rows = [(name, recipe_source(name)) for name in recipe_names()]
-    if as_json:
-        _show.print_json([{"name": name, "source": source} for name, source in rows])
-    else:
-        _show.print_table(("name", "source"), rows)
+    return [(name, registry.distribution(name)) for name in registry.names()]

@@ -31,7 +31,6 @@ CASES = {
     EVALUATE + "--attacks pgd,pdg": "unknown attack 'pdg'; did you mean 'pgd'",
     EVALUATE + "--weights bets": "weights must be one of best, last, average, not 'bets'",
     "list scheme": "cannot list 'scheme'; did you mean 'schemes'",
-    "list": "Missing argument",
     "trian": "No such command 'trian'",
     "train --modle x": "--modle",
     "plugins --jsn": "--jsn",

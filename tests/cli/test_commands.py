@@ -373,3 +373,12 @@ def test_an_attack_with_its_own_radius(cli: Any, run: Path) -> None:
     ran = cli("evaluate", "run", "--attacks", "", "--attack", other, "--out", "e.json")
     assert ran.code == 2
     assert "give the attack its own eps too" in ran.err
+
+
+def test_list_without_a_kind_lists_all(cli: Any) -> None:
+    """New users do not know the kinds."""
+    found = json.loads(cli("list", "--json").out)
+    assert {"name": "adr", "distribution": "robustlabels"} in found["schemes"]
+    assert {e["name"] for e in found["attacks"]} >= {"pgd", "autoattack"}
+    assert found["recipes"][0].keys() == {"name", "source"}
+    assert "trainers" in cli("list").out.splitlines()

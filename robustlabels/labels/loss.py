@@ -128,7 +128,9 @@ class LabelLoss(nn.Module):
                 f"{tuple(y.shape)}: give class indices, or use a linear scheme (ls, vs)"
             )
         dense = isinstance(logits, Tensor) and logits.dim() > 2
-        shape = tuple(y.shape[:1] + y.shape[2:]) if soft else tuple(getattr(y, "shape", ()))
+        shape: tuple[int, ...] = ()
+        if isinstance(y, Tensor):  # not getattr, which torch 2.4 cannot compile
+            shape = tuple(y.shape[:1] + y.shape[2:]) if soft else tuple(y.shape)
         if dense:
             expected = (len(logits), *logits.shape[2:])
             if shape != expected:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustlabels import LabelScheme, make_scheme, runs
+from robustlabels.data import DataSet, TensorSplit
 from robustlabels.errors import TrainingError
 from robustlabels.training import PGDTraining, Standard, fit, watch
 from robustlabels.training.watch import LossWatch, OverfittingWatch
@@ -139,16 +140,10 @@ class RootAtZero(nn.Module):
         return x + self.zero.square().sqrt()
 
 
-class NanImages:
-    """Images that are NaN except for the first, which is what is looked at before training."""
-
-    targets: ClassVar = [i % K for i in range(48)]
-
-    def __len__(self) -> int:
-        return 48
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return torch.full((1, 4, 4), math.nan if i else 0.5), self.targets[i]
+def nan_images() -> DataSet:
+    """A plugin's data set that nobody has checked; lists and loaders are checked when read."""
+    split = TensorSplit(torch.full((48, 1, 4, 4), math.nan), torch.arange(48) % K)
+    return DataSet("nan", split, None, K, (1, 4, 4), opaque=True)
 
 
 class NanLabels(LabelScheme):
@@ -170,7 +165,7 @@ def nan_teacher() -> nn.Module:
 
 
 FIRST_STEP: dict[str, Any] = {
-    "training images": lambda: {"data": NanImages()},
+    "training images": lambda: {"data": nan_images()},
     "teacher's logits": lambda: {"scheme": "ltd", "teacher": nan_teacher()},
     "adversarial images": lambda: {"trainer": "pgd-at", "attack": NanAttack()},
     "model's logits": lambda: {"model": nn.Sequential(model(), Shift(math.inf))},
